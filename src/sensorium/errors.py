@@ -1,0 +1,247 @@
+"""Every way sensorium can fail: what happened, why, and what to do.
+
+    SensoriumError
+    ├── InvalidInput             what was handed in cannot be used as it stands
+    │   ├── InvalidRequest       a field of the request is missing or wrong
+    │   │   ├── UnknownTask      no task of that name
+    │   │   └── UnknownModel     no model of that name, or not one for this task
+    │   ├── FileMissing          the path leads nowhere, or to something unreadable
+    │   ├── InvalidBase64        the text is not base64
+    │   ├── InputTooLarge        more bytes or more pixels than the limits allow
+    │   ├── UnidentifiedMedia    the bytes are no kind of media that is known
+    │   ├── UnsupportedMedia     the bytes are known, but not accepted here
+    │   ├── CorruptMedia         the right kind, but damaged or cut short
+    │   ├── ForbiddenAddress     the URL leads where it must not
+    │   ├── FetchFailed          the URL did not give what was asked for
+    │   └── UploadIncomplete     the sender stopped before the end of the body
+    ├── Unavailable              nothing wrong with the request: not here, or not now
+    │   ├── MissingDependency    a package that an engine stands on is not installed
+    │   ├── ModelNotInstalled    a known model whose weights are not on this machine
+    │   ├── InvalidModel         weights or a card that cannot be used
+    │   ├── Overloaded           more work than the queues hold
+    │   ├── DeadlineExceeded     the answer was not ready in time
+    │   ├── ReaderStalled        the reader of a stream stopped reading
+    │   └── ServiceClosed        the service was closed
+    ├── InvalidConfiguration     a setting or command-line option is wrong
+    └── EngineFailed             an engine broke: its own fault, not the caller's
+
+Every class carries a stable `code`, which never changes once published, and says
+whether trying the same again can help. `docs/errors.md` is generated from here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class SensoriumError(Exception):
+    """Something went wrong, and this says what, why, and what to do."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+    remedy: ClassVar[str] = "Read the message; it names what to change."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+        self.what, self.why, self.fix = what, why, fix
+        super().__init__(_sentence(what, why, fix))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error as JSON-ready fields: code, message, retryable."""
+        return {"code": self.code, "message": str(self), "retryable": self.retryable}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle by positional args; ours take keywords, and must cross processes whole.
+        return (_rebuild, (type(self), self.what, self.why, self.fix, self.__dict__))
+
+
+class InvalidInput(SensoriumError):
+    """What was handed in cannot be used as it stands."""
+
+    code = "invalid_input"
+    remedy = "Change the input as the message says; the same input will fail again."
+
+
+class InvalidRequest(InvalidInput):
+    """A field of the request is missing, unknown or out of range."""
+
+    code = "invalid_request"
+    remedy = "Correct the named field."
+
+
+class UnknownTask(InvalidRequest):
+    """No task has that name."""
+
+    code = "unknown_task"
+    remedy = "Use a name that `sensorium --help` lists."
+
+
+class UnknownModel(InvalidRequest):
+    """No model has that name, or the model does not do this task."""
+
+    code = "unknown_model"
+    remedy = "Use a name that `sensorium engines` lists."
+
+
+class FileMissing(InvalidInput):
+    """The path leads to no file, or to one that cannot be read."""
+
+    code = "file_missing"
+    remedy = "Check the path and its permissions."
+
+
+class InvalidBase64(InvalidInput):
+    """The text given as base64 does not decode."""
+
+    code = "invalid_base64"
+    remedy = "Encode the file's bytes again; standard and URL-safe alphabets work, with or without padding."
+
+
+class InputTooLarge(InvalidInput):
+    """The input has more bytes or more pixels than the limits allow."""
+
+    code = "input_too_large"
+    remedy = "Send a smaller file, or raise the limit that the message names."
+
+
+class UnidentifiedMedia(InvalidInput):
+    """The bytes are of no kind of media that is known, whatever the file is called."""
+
+    code = "unidentified_media"
+    remedy = "Send a picture; `sensorium probe FILE` says what a file is."
+
+
+class UnsupportedMedia(InvalidInput):
+    """The bytes are of a known kind that is not accepted here."""
+
+    code = "unsupported_media"
+    remedy = "Convert it to one of the formats that the message names."
+
+
+class CorruptMedia(InvalidInput):
+    """The file is of the right kind, but damaged or cut short."""
+
+    code = "corrupt_media"
+    remedy = "Get the file again from where it came."
+
+
+class ForbiddenAddress(InvalidInput):
+    """The URL leads to a scheme or address that callers may not reach."""
+
+    code = "forbidden_address"
+    remedy = "Send the picture itself, or let the operator add the host to `allowed_hosts`."
+
+
+class FetchFailed(InvalidInput):
+    """The URL did not give a file: no connection, an error status, or too slow."""
+
+    code = "fetch_failed"
+    retryable = True
+    remedy = "Check the URL, try again later, or send the picture itself."
+
+
+class UploadIncomplete(InvalidInput):
+    """The sender stopped, or was too slow, before the end of the body."""
+
+    code = "upload_incomplete"
+    retryable = True
+    remedy = "Send the request again, whole."
+
+
+class Unavailable(SensoriumError):
+    """Nothing is wrong with the request: it cannot be served here, or not now."""
+
+    code = "unavailable"
+    remedy = "Try again later, or elsewhere."
+
+
+class MissingDependency(Unavailable):
+    """A package that this needs is not installed."""
+
+    code = "missing_dependency"
+    remedy = "Run the command that the message names; `sensorium doctor` lists all of them."
+
+
+class ModelNotInstalled(Unavailable):
+    """The model is known, but its weights are not on this machine."""
+
+    code = "model_not_installed"
+    remedy = "Run the command that the message names."
+
+
+class InvalidModel(Unavailable):
+    """A model's card or weights cannot be used: malformed, incomplete, or changed since the card was written."""
+
+    code = "invalid_model"
+    remedy = "Install the model again, or correct its card."
+
+
+class Overloaded(Unavailable):
+    """More requests are waiting than the queues hold."""
+
+    code = "overloaded"
+    retryable = True
+    remedy = "Wait for `retry_after_seconds`, then try again; or send less at once."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", retry_after_seconds: float = 1.0) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.retry_after_seconds = retry_after_seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "retry_after_seconds": self.retry_after_seconds}
+
+
+class DeadlineExceeded(Unavailable):
+    """The answer was not ready before the deadline."""
+
+    code = "deadline_exceeded"
+    retryable = True
+    remedy = "Allow more time with `timeout`, or send less at once."
+
+
+class ReaderStalled(Unavailable):
+    """The reader of a stream stopped reading, so the work was given up."""
+
+    code = "reader_stalled"
+    retryable = True
+    remedy = "Read events as they come, or ask without streaming."
+
+
+class ServiceClosed(Unavailable):
+    """The service was closed while, or before, the request ran."""
+
+    code = "service_closed"
+    remedy = "Open a new one; a server that stops refuses new work."
+
+
+class InvalidConfiguration(SensoriumError):
+    """A setting, or an option of a command, is wrong."""
+
+    code = "invalid_configuration"
+    remedy = "Correct the setting that the message names; docs/settings.md lists all of them."
+
+
+class EngineFailed(SensoriumError):
+    """An engine broke while answering: the fault is its own, not the caller's."""
+
+    code = "engine_failed"
+    remedy = "Report it with the message and the input; another model may answer meanwhile."
+
+
+def every_error() -> list[type[SensoriumError]]:
+    """All classes of the tree, parents before children."""
+
+    def walk(kind: type[SensoriumError]) -> list[type[SensoriumError]]:
+        return [kind, *(found for child in kind.__subclasses__() for found in walk(child))]
+
+    return walk(SensoriumError)
+
+
+def _sentence(what: str, why: str, fix: str) -> str:
+    said = f"{what}: {why}" if why else what
+    return " ".join(part if part.endswith((".", "?", "!")) else part + "." for part in (said, fix) if part)
+
+
+def _rebuild(kind: type[SensoriumError], what: str, why: str, fix: str, state: dict[str, Any]) -> SensoriumError:
+    error = kind(what, why=why, fix=fix)
+    error.__dict__.update(state)
+    return error
