@@ -1,0 +1,1 @@
+"""What comes in: where pictures are, how they are fetched, checked and decoded."""

@@ -1,0 +1,217 @@
+"""Answers drawn on their pictures."""
+
+from __future__ import annotations
+
+import functools
+import html
+import io
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sensorium.errors import InvalidRequest, SensoriumError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+    from sensorium.media.image import Image
+    from sensorium.media.source import Source
+
+COLOURS = ((230, 25, 75), (0, 130, 200), (60, 140, 60), (145, 30, 180), (200, 90, 0), (0, 110, 110))
+"""Of outlines, in turn: dark enough for white words, and apart from each other for the colour-blind too."""
+
+LARGEST_HTML = 1_000_000
+"""Characters of a picture in a notebook, which is stored with each of them."""
+
+_SUFFIXES: dict[str, Literal["JPEG", "PNG", "WEBP"]] = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+}
+_FONTS = {
+    "win32": ("C:/Windows/Fonts/msyh.ttc", "C:/Windows/Fonts/simhei.ttf", "C:/Windows/Fonts/simsun.ttc"),
+    "darwin": (
+        "/System/Library/Fonts/PingFang.ttc",
+        "/System/Library/Fonts/Hiragino Sans GB.ttc",
+        "/System/Library/Fonts/STHeiti Medium.ttc",
+        "/Library/Fonts/Arial Unicode.ttf",
+    ),
+    "linux": (
+        "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
+        "/usr/share/fonts/noto-cjk/NotoSansCJK-Regular.ttc",
+        "/usr/share/fonts/google-noto-cjk/NotoSansCJK-Regular.ttc",
+        "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
+        "/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc",
+        "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf",
+        "/usr/share/fonts/truetype/arphic/uming.ttc",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An outline to draw, with words."""
+
+    points: tuple[tuple[float, float], ...]
+    """Corners in order, in pixels of the upright picture as sent."""
+    caption: str = ""
+
+
+def annotate(image: Image, marks: Sequence[Mark], title: str = "") -> Picture:
+    """The picture, as a Pillow image, with outlines, their captions, and a title on a strip above.
+
+    Captions that no font at hand can write become the number of their mark, as do all others then.
+    """
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    picture = Pillow.fromarray(image.pixels).copy()
+    draw = ImageDraw.Draw(picture)
+    size = max(12, min(picture.size) // 32)
+    for number, (mark, caption) in enumerate(zip(marks, _captions(marks, size), strict=True)):
+        points = [(x * image.scale, y * image.scale) for x, y in mark.points]
+        colour = COLOURS[number % len(COLOURS)]
+        if len(points) > 1:
+            draw.line([*points, points[0]], fill=colour, width=max(2, size // 6), joint="curve")
+        if caption is not None and points:
+            _label(draw, caption, points, colour, picture.size)
+    return _titled(picture, title, size)
+
+
+def encode(picture: Picture, suffix: str) -> bytes:
+    """A file of the kind that the suffix names: .jpg, .jpeg, .png or .webp. Else InvalidRequest."""
+    format_ = _SUFFIXES.get(suffix.lower())
+    if format_ is None:
+        raise InvalidRequest(
+            f"Cannot write a picture as {suffix or 'a file without suffix'!r}", fix=f"Use one of {', '.join(_SUFFIXES)}"
+        )
+    out = io.BytesIO()
+    picture.save(out, format_, **({} if format_ == "PNG" else {"quality": 90}))
+    return out.getvalue()
+
+
+def encode_jpeg(picture: Picture, quality: int = 90) -> bytes:
+    """A JPEG of the picture; `quality` from 1 to 95."""
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def html_of(source: Source, marks: Sequence[Mark] = ()) -> str:
+    """An <img> with the annotated picture inside, of at most a million characters; a sentence if it cannot be shown.
+
+    Decodes here and now, also within a running event loop. A URL must have been fetched before.
+    """
+    import pybase64
+
+    name = html.escape(source.name, quote=True)
+    try:
+        picture = annotate(source.image_now(at_least=1024), marks)
+    except SensoriumError as error:
+        return f"<em>{html.escape(str(error))}</em>"
+    data = next(jpeg for jpeg in _smaller_and_smaller(picture) if len(jpeg) * 4 // 3 < LARGEST_HTML - 1000)
+    shown = pybase64.b64encode(data).decode("ascii")
+    return f'<img alt="{name}" style="max-width: 100%" src="data:image/jpeg;base64,{shown}">'
+
+
+def _smaller_and_smaller(picture: Picture) -> Iterator[bytes]:
+    side = 1600
+    while True:
+        shown = picture.copy()
+        shown.thumbnail((side, side))
+        yield encode_jpeg(shown, 85)
+        side = side * 3 // 4
+
+
+def _label(
+    draw: Any, caption: Picture, points: Iterable[tuple[float, float]], colour: tuple[int, int, int], size: Any
+) -> None:
+    """White words on the mark's colour, above its top left corner, and always within the picture."""
+    left, top = min(points, key=lambda point: point[1] + point[0] / 4)
+    width, height = caption.width + 6, caption.height + 4
+    x = max(0, min(round(left), size[0] - width))
+    y = max(0, min(round(top) - height, size[1] - height))
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
+    draw.bitmap((x + 3, y + 2), caption, fill=(255, 255, 255))
+
+
+def _titled(picture: Picture, title: str, size: int) -> Picture:
+    words = _lettering(title, size) if title else None
+    if words is None:
+        return picture
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    whole = Pillow.new("RGB", (picture.width, picture.height + words.height + 8), (32, 32, 32))
+    whole.paste(picture, (0, words.height + 8))
+    ImageDraw.Draw(whole).bitmap((6, 4), words, fill=(255, 255, 255))
+    return whole
+
+
+def _captions(marks: Sequence[Mark], size: int) -> list[Picture | None]:
+    written = [_lettering(mark.caption, size) if mark.caption.strip() else None for mark in marks]
+    if all(words or not mark.caption.strip() for mark, words in zip(marks, written, strict=True)):
+        return written
+    return [_lettering(str(number), size) for number in range(1, len(marks) + 1)]
+
+
+def _lettering(text: str, size: int) -> Picture | None:
+    """The words as a mask, mode L: 255 is ink. None when no font at hand has all their signs."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())[:200]
+    for font in _fonts(size):
+        if _can_write(font, line):
+            return _written(font, line)
+    return _written_by_opencv(line, size)
+
+
+@functools.lru_cache(8)
+def _fonts(size: int) -> tuple[Any, ...]:
+    """Pillow's own font for Latin letters, then those of the system that have Chinese."""
+    from PIL import ImageFont
+
+    fonts: list[Any] = [ImageFont.load_default(size)]
+    for path in _FONTS.get(sys.platform, _FONTS["linux"]):
+        if Path(path).is_file():
+            try:
+                fonts.append(ImageFont.truetype(path, size))
+            except OSError:
+                continue
+    return tuple(fonts)
+
+
+def _can_write(font: Any, line: str) -> bool:
+    if line.isascii():
+        return True
+    if not hasattr(font, "getmask2"):
+        return False  # Pillow was built without FreeType
+    missing = bytes(font.getmask("\U0010ffff"))
+    return all(bytes(font.getmask(sign)) != missing for sign in set(line) if not sign.isspace())
+
+
+def _written(font: Any, line: str) -> Picture:
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    left, top, right, bottom = map(round, font.getbbox(line))
+    mask = Pillow.new("L", (max(1, right - left), max(1, bottom - top)))
+    ImageDraw.Draw(mask).text((-left, -top), line, fill=255, font=font)
+    return mask
+
+
+def _written_by_opencv(line: str, size: int) -> Picture | None:
+    """OpenCV 5 carries a font with Chinese; OpenCV 4 does not."""
+    import cv2
+    import numpy as np
+    from PIL import Image as Pillow
+
+    if not hasattr(cv2, "FontFace"):
+        return None
+    face = cv2.FontFace("uni")
+    paper = np.zeros((2 * size, (len(line) + 2) * size * 2, 3), np.uint8)
+    cv2.putText(paper, line, (size, round(1.4 * size)), (255, 255, 255), face, size)
+    ink = Pillow.fromarray(paper[..., 0])
+    box = ink.getbbox()
+    return ink.crop(box) if box else None
