@@ -1,0 +1,191 @@
+"""The waist: everything that answers is an Engine, called with a request and a Call.
+
+    result = await engine.run(request, call)
+
+A cache, a retry or a fallback is an engine that holds another engine. Partial answers
+leave by `await call.emit(event)`; the return value is always the whole answer, so plain
+calls, streams and job progress are one path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import Field
+
+from sensorium.errors import DeadlineExceeded, InvalidRequest
+from sensorium.schemas.base import Frozen, Request, Result
+from sensorium.telemetry import new_trace
+
+Req = TypeVar("Req", bound=Request, contravariant=True)
+Res = TypeVar("Res", bound=Result, covariant=True)
+
+
+class Engine(Protocol[Req, Res]):
+    """Answers a request."""
+
+    async def run(self, request: Req, call: Call) -> Res: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Words that continue what was said before."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A finished part of the answer."""
+
+    index: int
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the work has come; not part of the answer."""
+
+    done: float
+    total: float
+    message: str = ""
+
+
+Event = Delta | Item | Progress
+Listener = Callable[[Event], Awaitable[None]]
+Runner = Callable[[Request, "Call"], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a caller wants to be served."""
+
+    cache: bool = True
+    """Whether a remembered answer will do."""
+    priority: int = 0
+    """Higher goes first among requests that wait."""
+
+
+async def ignore(event: Event) -> None:
+    """The listener of a caller that only wants the whole answer."""
+
+
+async def alone(request: Request, call: Call) -> Any:  # noqa: ARG001 - a Runner
+    """The runner of a call made outside a service."""
+    raise InvalidRequest(f"Cannot run {request.task!r} from here", why="the call was made outside a service")
+
+
+@dataclass(slots=True)
+class Call:
+    """What travels beside a request: who asks, until when, and how to reach others. Nothing else belongs here."""
+
+    listener: Listener = ignore
+    runner: Runner = alone
+    deadline: float | None = None
+    """When the caller stops waiting, on the clock of `time.monotonic`."""
+    caller: str = "local"
+    trace: str = field(default_factory=new_trace)
+    options: Options = Options()
+    heard: bool = False
+    """Whether the caller has been told part of the answer: after that, no retry and no fallback."""
+
+    async def emit(self, event: Event) -> None:
+        """Tell the caller part of the answer, or progress; waits while the caller is slow.
+
+        Raises ReaderStalled when the caller has stopped listening.
+        """
+        if not isinstance(event, Progress):
+            self.heard = True
+        await self.listener(event)
+
+    async def run(self, request: Request) -> Any:
+        """Have another task done as part of this one; its events are not forwarded."""
+        return await self.runner(request, replace(self, listener=ignore, heard=False))
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline; None when there is none.
+
+        Raises DeadlineExceeded when it has passed.
+        """
+        if self.deadline is None:
+            return None
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded("The answer was not ready in time", fix="Allow more time with `timeout`")
+        return left
+
+
+class Weights(Frozen):
+    """Where a model's weights are."""
+
+    file: str
+    """A path in the models folder, or in `package`, with forward slashes."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    package: str | None = None
+    """The import name of an installed package that carries the file."""
+    builder: str | None = None
+    """What turns the file into an ONNX graph, for weights that are not one; a name in `runtimes/`."""
+
+
+class Card(Frozen):
+    """One model: what it is, where it comes from and how to feed it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.\-]*$")
+    version: str = Field(default="1", pattern=r"^[A-Za-z0-9_.\-]+$")
+    kind: str
+    """The engine kind that runs it: the name of a module in `engines/`, or of an entry point."""
+    tasks: tuple[str, ...]
+    """What it can do; `*` stands for every task."""
+    licence: str
+    """SPDX identifier of the weights' licence."""
+    origin: str = ""
+    """Who made it, and where it is published."""
+    aliases: tuple[str, ...] = ()
+    """Other names that find it."""
+    weights: Weights | None = None
+    input: Mapping[str, Any] = {}
+    """How pictures are prepared; the kind says which keys."""
+    labels: str | None = None
+    """`imagenet`, or a text file beside the weights with one name a line."""
+    quirks: Mapping[str, Any] = {}
+    """What is odd about it; the kind says which keys."""
+    install: str = ""
+    """The command that brings the weights, for a model that sensorium's own packages do not carry."""
+    remote: bool = False
+    """Whether pixels leave the house."""
+    folder: Path | None = Field(default=None, exclude=True)
+    """The folder that the card was read from; None for a card that stands beside its kind."""
+
+    @property
+    def id(self) -> str:
+        """model@version: what registry, cache and metrics call it."""
+        return f"{self.name}@{self.version}"
+
+    def does(self, task: str) -> bool:
+        return "*" in self.tasks or task in self.tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What an engine may use of the machine."""
+
+    cache_dir: Path
+    """Where built graphs are kept between runs."""
+    threads: int = 1
+    """How many requests a session may work on at once, one core each."""
+    queue: int = 256
+    """How many requests may wait for a session."""
+
+
+class Loadable(Protocol):
+    """What a kind's `Engine` class offers beside `run`. Both may block, and are called in a thread."""
+
+    def load(self) -> None:
+        """Make ready to answer. Heavy imports and weights belong here."""
+
+    def close(self) -> None:
+        """Give memory and threads back."""

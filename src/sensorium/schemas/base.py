@@ -1,0 +1,177 @@
+"""What all requests and results share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from sensorium.errors import InvalidRequest
+from sensorium.media.draw import Mark
+from sensorium.media.source import Source
+
+if TYPE_CHECKING:
+    from sensorium.media.image import Image
+
+Model = TypeVar("Model", bound=BaseModel)
+
+Score = Annotated[float, Field(ge=0, le=1)]
+"""How sure an engine is: 0 to 1."""
+
+
+class Frozen(BaseModel):
+    """A value that is checked when it is made and never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Timing(Frozen):
+    """How long one engine took."""
+
+    engine: str = Field(examples=["efficientnet_lite0@1"])
+    """The model that ran, as model@version."""
+    seconds: float = Field(ge=0, examples=[0.012])
+
+
+class Skipped(Frozen):
+    """A model that was tried first and did not answer, and why."""
+
+    engine: str = Field(examples=["resnet50@1"])
+    code: str = Field(examples=["engine_failed"])
+    message: str
+
+
+class Meta(Frozen):
+    """How an answer came about. Everything that may differ between two equal answers is here."""
+
+    engine: str = Field(default="", examples=["efficientnet_lite0@1"])
+    """What answered, as model@version."""
+    seconds: float = Field(default=0.0, ge=0, examples=[0.012])
+    """From the request's arrival to the answer."""
+    cached: bool = False
+    """Whether the answer was remembered rather than worked out."""
+    skipped: tuple[Skipped, ...] = ()
+    """Models that were asked before the one that answered. Empty: no fallback happened."""
+    trace: str = Field(default="", examples=["4bf92f3577b34da6a3ce929d0e0e4736"])
+    """The id to look for in logs."""
+
+
+class Result(Frozen):
+    """The whole answer to a request."""
+
+    meta: Meta = Meta()
+
+    def marks(self) -> tuple[Mark, ...]:
+        """What to draw on the picture that the answer is about."""
+        return ()
+
+
+class Request(Frozen):
+    """One thing to be done. Holds where pictures are, never their pixels; serialises to JSON."""
+
+    task: ClassVar[str]
+    """The task's name."""
+    answer: ClassVar[type[Result]]
+    """The result's type."""
+
+    model: str | None = Field(default=None, examples=["efficientnet_lite0"])
+    """The model to ask, as name or name@version. Absent: the one that the settings name for the task."""
+
+    def sources(self) -> Iterator[Source]:
+        """Every source that the request holds, in the order of its fields."""
+        for name in type(self).model_fields:
+            yield from _sources_in(getattr(self, name))
+
+    @classmethod
+    def source_fields(cls) -> tuple[str, ...]:
+        """The names of the fields that hold a source, in order."""
+        return tuple(name for name, field in cls.model_fields.items() if field.annotation is Source)
+
+    async def fingerprint(self) -> str:
+        """A sha256 that equal questions about equal bytes share, however the bytes were handed in."""
+        digests = iter([await source.digest() for source in self.sources()])
+        fields = {name: _without_bytes(getattr(self, name), digests) for name in type(self).model_fields}
+        fields.pop("model")
+        words = json.dumps([self.task, fields], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(words.encode()).hexdigest()
+
+
+class ImageRequest(Request):
+    """A request about one picture."""
+
+    image: Source
+    """The picture: over HTTP an http(s) URL or a data URL; in Python also a path, bytes or an open file."""
+
+
+class ImageInfo(Frozen):
+    """The picture that an answer is about, as a person sees it: upright."""
+
+    width: int = Field(ge=1, examples=[640])
+    """Pixels across, of the picture as sent, upright."""
+    height: int = Field(ge=1, examples=[480])
+    """Pixels down, of the picture as sent, upright."""
+    format: str = Field(examples=["jpeg"])
+    """What its content says it is, whatever its name says."""
+    scale: float = Field(default=1.0, gt=0, le=1, examples=[1.0])
+    """How large it was decoded: 1, or 1/2, 1/4 or 1/8 for a JPEG of more pixels than the limit or than needed."""
+
+    @classmethod
+    def of(cls, image: Image) -> ImageInfo:
+        return cls(width=image.width, height=image.height, format=image.format, scale=image.scale)
+
+
+class ImageResult(Result):
+    """An answer about one picture. Coordinates are pixels of the picture as sent, upright."""
+
+    image: ImageInfo
+    _source: Source | None = PrivateAttr(default=None)
+
+    def attach(self, source: Source) -> None:
+        """Remember which picture this is about, so that a notebook can draw on it. Not part of the value."""
+        self._source = source
+
+    def _repr_html_(self) -> str | None:
+        """The answer drawn on its picture, for notebooks."""
+        if self._source is None:
+            return None
+        from sensorium.media.draw import html_of
+
+        return html_of(self._source, self.marks())
+
+
+def checked(model: type[Model], fields: Mapping[str, Any], what: str) -> Model:
+    """The fields as a value of the model; `what` is what they ask for.
+
+    Raises InvalidRequest, naming the fields that are wrong.
+    """
+    try:
+        return model.model_validate(dict(fields))
+    except ValidationError as error:
+        raise InvalidRequest(f"This is no request for {what}", why=wrong_fields(error)) from error
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """What is wrong with which field, for a message: the first five, without what was given."""
+    parts = error.errors(include_url=False, include_context=False, include_input=False)[:5]
+    return "; ".join(f"`{'.'.join(map(str, part['loc']))[:60]}`: {part['msg']}" for part in parts)
+
+
+def _sources_in(value: Any) -> Iterator[Source]:
+    if isinstance(value, Source):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _sources_in(part)
+
+
+def _without_bytes(value: Any, digests: Iterator[str]) -> Any:
+    if isinstance(value, Source):
+        return {"sha256": next(digests)}
+    if isinstance(value, (tuple, list)):
+        return [_without_bytes(part, digests) for part in value]
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return value
