@@ -1,0 +1,86 @@
+"""A stand-in for any engine: answers every task at once, and streams, stalls and fails on demand.
+
+It reads the pictures that it is given, so that a bad one fails here as it would elsewhere. What
+else it does stands on its card, under `quirks`:
+
+    words = ["a", "cat"]     said one by one before the answer
+    seconds = 0.1            how long it works before each word, and before the answer
+    fail = "overloaded"      the code of the error that it raises in place of the answer
+    fail_times = 2           how often it fails before it recovers; without it, always
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from sensorium.engine import Call, Card, Delta, Host
+from sensorium.errors import EngineFailed, InvalidModel, SensoriumError, every_error
+from sensorium.schemas.base import Frozen, ImageInfo, Request, Result
+from sensorium.schemas.examples import example_of
+
+REQUIRES: tuple[str, ...] = ()
+
+CARDS = (
+    Card(
+        name="fake",
+        kind="fake",
+        tasks=("*",),
+        licence="Apache-2.0",
+        origin="sensorium: examples in place of answers, for trying things out and for tests",
+    ),
+)
+
+
+class Quirks(Frozen):
+    """What a fake does beside answering."""
+
+    words: tuple[str, ...] = ()
+    seconds: float = Field(default=0.0, ge=0)
+    fail: str | None = None
+    fail_times: int | None = Field(default=None, ge=1)
+
+
+class Engine:
+    """Answers with the example of the task's result."""
+
+    def __init__(self, card: Card, host: Host) -> None:  # noqa: ARG002 - every kind is made alike
+        self._card = card
+        self._quirks = Quirks()
+        self._calls = 0
+
+    def load(self) -> None:
+        try:
+            self._quirks = Quirks.model_validate(dict(self._card.quirks))
+        except ValidationError as error:
+            raise InvalidModel(f"The card of model {self._card.id} has wrong quirks", why=str(error)) from error
+
+    def close(self) -> None:
+        self._calls = 0
+
+    async def run(self, request: Request, call: Call) -> Result:
+        self._calls += 1
+        seen = [await source.image() for source in request.sources()]
+        for word in self._quirks.words:
+            await asyncio.sleep(self._quirks.seconds)
+            await call.emit(Delta(word))
+        await asyncio.sleep(self._quirks.seconds)
+        self._fail_on_demand()
+        return _example(request, ImageInfo.of(seen[0]) if seen else None)
+
+    def _fail_on_demand(self) -> None:
+        times = self._quirks.fail_times
+        if self._quirks.fail and (times is None or self._calls <= times):
+            raise _error(self._quirks.fail)(f"Model {self._card.id} fails", why="its card tells it to")
+
+
+def _error(code: str) -> type[SensoriumError]:
+    return next((kind for kind in every_error() if kind.code == code), EngineFailed)
+
+
+def _example(request: Request, image: ImageInfo | None) -> Result:
+    answer = example_of(request.answer)
+    known: dict[str, Any] = {"image": image} if image and "image" in request.answer.model_fields else {}
+    return answer.model_copy(update=known)

@@ -1,0 +1,1 @@
+"""What engines stand on: ONNX sessions, weights and the graphs built from them."""

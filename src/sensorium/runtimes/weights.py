@@ -1,0 +1,182 @@
+"""Where a model's weights are, whether they are the right ones, and the ONNX graphs built from those that need it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+
+from sensorium.engine import Card, Weights
+from sensorium.errors import InvalidConfiguration, InvalidModel, ModelNotInstalled, SensoriumError
+
+
+def locate(card: Card) -> Path:
+    """The file with the card's weights, as it was installed; its content is not looked at.
+
+    Raises ModelNotInstalled naming the command that brings it, and InvalidModel for a card that names no file, or one
+    outside of its folder.
+    """
+    weights = _weights(card)
+    for folder in _folders(card, weights):
+        # An installer may link a package's files to its own store; the models folder has no reason to lead elsewhere.
+        path = inside(folder, weights.file, may_link=weights.package is not None)
+        if path.is_file():
+            return path
+    raise ModelNotInstalled(
+        f"Model {card.id} is not installed", why=f"{weights.file} is not on this machine", fix=_remedy(card)
+    )
+
+
+def is_installed(card: Card) -> bool:
+    """Whether the card's weights are on this machine, or it needs none. Neither reads nor imports anything."""
+    if card.weights is None:
+        return True
+    try:
+        return locate(card).is_file()
+    except (ModelNotInstalled, InvalidModel):
+        return False
+
+
+def onnx_file(card: Card, cache_dir: Path) -> Path:
+    """An ONNX file with the card's model: the weights themselves, or the graph that the card's builder makes of them.
+
+    Built graphs are kept in `cache_dir`, named by the checksums of what they were made from and of themselves, so that
+    a damaged one is noticed and built again, and processes that build at once put down the same.
+
+    Raises ModelNotInstalled and InvalidModel, the latter also for weights that are not those of the card's checksum.
+    """
+    path, weights = locate(card), _weights(card)
+    checksum = verified(path, card)
+    if weights.builder is None:
+        return path
+    builder = _builder(weights.builder, card)
+    recipe = f"{card.name} {card.input} {card.quirks} {builder.BUILDER_VERSION} {checksum}"
+    stem = f"{card.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
+    return _kept(cache_dir, stem) or _keep(cache_dir, stem, bytes(builder.build(path, card)))
+
+
+def verified(path: Path, card: Card) -> str:
+    """The file's sha256, which is the card's if the card names one.
+
+    Raises InvalidModel when they differ.
+    """
+    expected, found = _weights(card).sha256, _sha256(path)
+    if expected is not None and found != expected:
+        raise InvalidModel(
+            f"Model {card.id} cannot be used",
+            why=f"the sha256 of {path.name} begins with {found[:12]}, its card says {expected[:12]}",
+            fix=_remedy(card),
+        )
+    return found
+
+
+def inside(folder: Path, file: str, *, may_link: bool = False) -> Path:
+    """The path of a file named with forward slashes, which must lie in the folder.
+
+    Raises InvalidModel when the name, or a symbolic link on the way unless `may_link`, leads out of it.
+    """
+    parts = PurePosixPath(file).parts
+    # Backslashes and colons are Windows's own ways of leading elsewhere.
+    if not parts or PurePosixPath(file).is_absolute() or ".." in parts or re.search(r"[\\:\0]", file):
+        raise _leads_out(file)
+    path = folder.joinpath(*parts)
+    if not (may_link or path.resolve().is_relative_to(folder.resolve())):
+        raise _leads_out(file)
+    return path
+
+
+def _leads_out(file: str) -> InvalidModel:
+    return InvalidModel(f"The file {file!r} is refused", why="it leads out of the model's folder")
+
+
+def _weights(card: Card) -> Weights:
+    if card.weights is None:
+        raise InvalidModel(f"Model {card.id} cannot be used", why="its card names no weights")
+    return card.weights
+
+
+def _folders(card: Card, weights: Weights) -> list[Path]:
+    if weights.package is None:
+        return [card.folder] if card.folder else []
+    # A dotted name would have its parents imported; packages that carry weights are not dotted.
+    if not weights.package.isidentifier():
+        raise InvalidModel(f"Model {card.id} cannot be used", why=f"{weights.package!r} is no name of a package")
+    try:
+        found = importlib.util.find_spec(weights.package)
+    except ValueError:
+        return []
+    return [Path(folder) for folder in (found.submodule_search_locations or ())] if found else []
+
+
+def _remedy(card: Card) -> str:
+    if card.install:
+        return f"Run `{card.install}`"
+    if card.folder and card.weights:
+        return f"Put it into {card.folder}"
+    return "Run `pip install --force-reinstall sensorium`"
+
+
+def _builder(name: str, card: Card) -> ModuleType:
+    """The module beside this one that makes graphs from such weights."""
+    module = None
+    if re.fullmatch("[a-z][a-z0-9_]*", name):
+        with suppress(ModuleNotFoundError):
+            module = importlib.import_module(f"{__package__}.{name}")
+    if module is None or not hasattr(module, "BUILDER_VERSION"):
+        raise InvalidModel(f"Model {card.id} cannot be used", why=f"there is no builder {name!r}")
+    return module
+
+
+def _kept(cache_dir: Path, stem: str) -> Path | None:
+    """A graph that was built before and is whole; damaged ones are removed."""
+    for path in _candidates(cache_dir, stem):
+        with suppress(OSError):
+            if _sha256(path) == path.stem.rpartition("-")[2]:
+                return path
+            path.unlink(missing_ok=True)
+    return None
+
+
+def _candidates(cache_dir: Path, stem: str) -> Iterator[Path]:
+    return (path for path in cache_dir.glob(f"{stem}-*.onnx") if path.is_file())
+
+
+def _keep(cache_dir: Path, stem: str, graph: bytes) -> Path:
+    """Put a graph where `_kept` finds it: at once and whole, or not at all."""
+    path = cache_dir / f"{stem}-{hashlib.sha256(graph).hexdigest()}.onnx"
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=cache_dir, prefix=stem, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(graph)
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        # Windows lets nobody replace a file that is open: another process was first, with the same bytes.
+        if _kept(cache_dir, stem) == path:
+            return path
+        raise _unwritable(cache_dir, error) from error
+    return path
+
+
+def _unwritable(cache_dir: Path, error: OSError) -> SensoriumError:
+    return InvalidConfiguration(
+        f"Cannot keep a built graph in {cache_dir}", why=str(error), fix="Set `cache_dir` to a folder that is writable"
+    )
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InvalidModel(f"Cannot read {path.name}", why=str(error)) from error
