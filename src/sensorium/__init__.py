@@ -1,0 +1,47 @@
+"""Understand images, video and sound on your own machines.
+
+    import sensorium
+
+    result = sensorium.classify("cat.jpg")
+    results = sensorium.read(["a.png", "b.png"])
+
+Every task is a verb here, and a coroutine function in `sensorium.aio`. One input gives a
+result or raises a SensoriumError; a list gives a list of the same length and order, each
+a result or a SensoriumError.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Sensorium": "sensorium.service",
+    "Settings": "sensorium.config",
+    "SensoriumError": "sensorium.errors",
+    "Source": "sensorium.media.source",
+    "close": "sensorium.verbs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Exports on demand, so that `import sensorium` stays light."""
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    if not name.startswith("_"):
+        from sensorium.discovery import TASKS, modules
+
+        if name in modules(TASKS):
+            from sensorium.verbs import verb
+
+            globals()[name] = verb(name)
+            return globals()[name]
+    raise AttributeError(f"module 'sensorium' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    from sensorium.discovery import TASKS, modules
+
+    return sorted({*globals(), *_EXPORTS, *modules(TASKS)})

@@ -1,0 +1,119 @@
+"""Every setting, with what it means. From the environment, then a file, then the defaults here.
+
+The file is `sensorium.toml` in the working folder, or what SENSORIUM_CONFIG names, or
+`config.toml` in the user's configuration folder. In the environment a setting is written
+SENSORIUM_NAME, lists and tables as JSON. `docs/settings.md` is generated from here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from sensorium.errors import InvalidConfiguration
+from sensorium.schemas.base import wrong_fields
+
+CONFIG_VARIABLE = "SENSORIUM_CONFIG"
+
+
+class Settings(BaseSettings):
+    """How sensorium runs here."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SENSORIUM_", extra="forbid", frozen=True, use_attribute_docstrings=True, toml_file=None
+    )
+
+    models_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("sensorium") / "models")
+    """The folder with cards (TOML) and weights of your own models."""
+    cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path("sensorium"))
+    """Where built graphs and, if wanted, remembered answers are kept. Safe to delete."""
+    models: dict[str, list[str]] = {}
+    """For each task, the models to ask, best first; the next is asked when one fails. Absent: the task's own default."""
+
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    """How many cores to compute on."""
+    running: int = Field(default_factory=lambda: 2 * (os.cpu_count() or 1) + 2, ge=1)
+    """How many requests are worked on at once; a little over the cores, so that decoding overlaps computing."""
+    waiting: int = Field(default=256, ge=0)
+    """How many more may wait for their turn; the rest is refused as overloaded."""
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    """How long a request may take, waiting included, unless it says otherwise."""
+
+    cache: Literal["memory", "sqlite", "off"] = "memory"
+    """Where answers are remembered: in this process, in a file that outlives it, or nowhere."""
+    cache_seconds: float = Field(default=3600.0, gt=0)
+    """How long an answer is remembered."""
+    cache_bytes: int = Field(default=64 * 2**20, ge=0)
+    """How many bytes of answers `cache = "memory"` holds."""
+
+    max_bytes: int = Field(default=20_000_000, ge=1)
+    """The largest file that is accepted, in bytes."""
+    max_pixels: int = Field(default=50_000_000, ge=1)
+    """The largest picture that is decoded, in pixels; larger JPEGs are decoded at 1/2 to 1/8."""
+    pixel_budget: int = Field(default=200_000_000, ge=1)
+    """How many decoded pixels the process holds at once; more wait."""
+    fetch_seconds: float = Field(default=10.0, gt=0)
+    """How long fetching a URL may take, redirects included."""
+    max_redirects: int = Field(default=5, ge=0)
+    """How many redirects are followed."""
+    allowed_hosts: list[str] = []
+    """Hosts (`name` or `name:port`) that URLs may name although their address is private."""
+
+    host: str = "127.0.0.1"
+    """The address that `sensorium serve` listens on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """The port that `sensorium serve` listens on; 0 takes a free one."""
+    max_upload_bytes: int = Field(default=200_000_000, ge=1)
+    """The largest HTTP body that is accepted, all files together."""
+    upload_seconds: float = Field(default=60.0, gt=0)
+    """How long a client may take to send a body."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a .env file would be a second way
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no setting is a secret
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def config_file() -> Path | None:
+    """The file that settings are read from; None when there is none.
+
+    Raises InvalidConfiguration when SENSORIUM_CONFIG names a file that is not there.
+    """
+    if named := os.environ.get(CONFIG_VARIABLE):
+        if not Path(named).is_file():
+            raise InvalidConfiguration(f"No file at {named}", why=f"{CONFIG_VARIABLE} names it")
+        return Path(named)
+    usual = Path("sensorium.toml"), platformdirs.user_config_path("sensorium") / "config.toml"
+    return next((path for path in usual if path.is_file()), None)
+
+
+def load_settings(**given: object) -> Settings:
+    """The settings in force; what is given here goes before environment and file.
+
+    Raises InvalidConfiguration, naming every setting that is wrong.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type] # pydantic checks them
+    except ValidationError as error:
+        raise InvalidConfiguration(
+            "The settings are wrong", why=wrong_fields(error), fix="docs/settings.md lists all of them"
+        ) from error
+    except (SettingsError, ValueError, OSError) as error:  # JSON in the environment, TOML in the file
+        raise InvalidConfiguration("The settings cannot be read", why=str(error)) from error

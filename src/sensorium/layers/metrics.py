@@ -1,0 +1,35 @@
+"""Counts and times what passes, and stamps answers with how they came about."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from sensorium.engine import Call, Engine
+from sensorium.errors import SensoriumError
+from sensorium.schemas.base import Request, Result
+from sensorium.telemetry import Telemetry
+
+
+class Metrics:
+    """Every request of a task passes here once, nested ones too."""
+
+    def __init__(self, inner: Engine[Request, Result], telemetry: Telemetry) -> None:
+        self._inner, self._telemetry = inner, telemetry
+
+    async def run(self, request: Request, call: Call) -> Result:
+        start, code = time.perf_counter(), "failed"
+        try:
+            result = await self._inner.run(request, call)
+            code = "ok"
+        except SensoriumError as error:
+            code = error.code
+            raise
+        except asyncio.CancelledError:
+            code = "cancelled"
+            raise
+        finally:
+            took = time.perf_counter() - start
+            self._telemetry.count("requests", task=request.task, code=code)
+            self._telemetry.observe("request_seconds", took, task=request.task)
+        return result.model_copy(update={"meta": result.meta.model_copy(update={"seconds": took, "trace": call.trace})})

@@ -1,0 +1,46 @@
+"""The order of the layers, written once, with the reasons.
+
+admission          once per outermost call: a parent that held a place while its children
+                   wait for one would be a deadlock
+  metrics          every call, nested ones too; sees what callers see
+    fallback       outside the cache: inside it, the second-best answer would be
+                   remembered as the best
+      cache        per model, with single flight
+        loaded     the engine itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sensorium.engine import Card, Engine
+from sensorium.layers.admission import Admission
+from sensorium.layers.cache import Cache
+from sensorium.layers.fallback import Fallback
+from sensorium.layers.loaded import Loaded
+from sensorium.layers.metrics import Metrics
+from sensorium.schemas.base import Request, Result
+from sensorium.stores import Store
+from sensorium.telemetry import Telemetry
+
+AnyEngine = Engine[Request, Result]
+
+
+def for_model(loaded: Loaded, card: Card, store: Store | None, seconds: float, telemetry: Telemetry) -> AnyEngine:
+    """One model behind its own layers; no store, no cache."""
+    return loaded if store is None else Cache(loaded, store, card.id, seconds, telemetry)
+
+
+def for_task(models: Sequence[tuple[str, AnyEngine]], telemetry: Telemetry) -> AnyEngine:
+    """The models that may answer a task, best first."""
+    return Metrics(Fallback(models), telemetry)
+
+
+def for_composed(engine: AnyEngine, telemetry: Telemetry) -> AnyEngine:
+    """A task that calls others: what they do has its own layers."""
+    return Metrics(engine, telemetry)
+
+
+def for_door(engine: AnyEngine, *, running: int, waiting: int) -> AnyEngine:
+    """What every call from outside passes first."""
+    return Admission(engine, running=running, waiting=waiting)

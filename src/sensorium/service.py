@@ -1,0 +1,262 @@
+"""A request goes in, an engine is chosen and wrapped in its layers, and the result comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from typing import Any
+
+from sensorium.config import Settings, load_settings
+from sensorium.engine import Call, Card, Event, Host, Listener, Options, ignore
+from sensorium.errors import DeadlineExceeded, InvalidRequest, ReaderStalled, SensoriumError, ServiceClosed
+from sensorium.layers import stack
+from sensorium.layers.loaded import Loaded
+from sensorium.media import limits
+from sensorium.registry import Registry, Task
+from sensorium.schemas.base import Request, Result
+from sensorium.stores import Store
+from sensorium.stores.memory import MemoryStore
+from sensorium.stores.sqlite import SqliteStore
+from sensorium.telemetry import TELEMETRY, new_trace
+
+Outcome = Result | SensoriumError
+
+
+class Sensorium:
+    """Everything behind one door. Belongs to the event loop that it is first used in.
+
+    async with Sensorium() as sensorium:
+        result = await sensorium.run(ClassifyRequest(image=Source.of("cat.jpg")))
+    """
+
+    def __init__(self, settings: Settings | None = None, registry: Registry | None = None) -> None:
+        self.settings = settings or load_settings()
+        self.registry = registry or Registry(self.settings.models_dir)
+        self.store = _store(self.settings)
+        self._host = Host(cache_dir=self.settings.cache_dir, threads=self.settings.threads)
+        self._limits = limits_of(self.settings)
+        self._loaded: dict[str, Loaded] = {}
+        self._models: dict[str, stack.AnyEngine] = {}
+        self._stacks: dict[tuple[str, ...], stack.AnyEngine] = {}
+        self._closed = False
+        self._door = stack.for_door(_Dispatch(self), running=self.settings.running, waiting=self.settings.waiting)
+
+    async def __aenter__(self) -> Sensorium:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    async def run(
+        self,
+        request: Request,
+        *,
+        options: Options = Options(),  # noqa: B008 - frozen
+        timeout: float | None = None,  # noqa: ASYNC109 - covers waiting in line too, and ends in our error
+        caller: str = "local",
+        listener: Listener = ignore,
+        trace: str | None = None,
+    ) -> Any:
+        """The whole answer to one request; parts of it go to the listener as they come.
+
+        `timeout` is in seconds, waiting included; by default `timeout_seconds` of the settings. `trace` is the id
+        that the answer and the logs carry; by default a new one.
+        """
+        seconds = self.settings.timeout_seconds if timeout is None else timeout
+        if not seconds > 0:  # so that what is no number is refused too
+            raise InvalidRequest(f"`timeout` must be over 0 seconds; got {seconds:g}")
+        call = Call(listener, self._nested, time.monotonic() + seconds, caller, trace or new_trace(), options)
+        with limits.use(self._limits):
+            return await _within(seconds, self._door.run(request, call))
+
+    async def run_all(self, requests: Sequence[Request], **how: Any) -> list[Outcome]:
+        """As many outcomes, in the same order: each a result or the error of that request alone."""
+        return [outcome async for outcome in self.each(requests, **how)]
+
+    async def each(self, requests: Iterable[Request], **how: Any) -> AsyncGenerator[Outcome, None]:
+        """The outcome of each request, in order, as soon as it is there. Takes requests no faster than it works."""
+        ahead: deque[asyncio.Task[Outcome]] = deque()
+        try:
+            for request in requests:
+                ahead.append(asyncio.create_task(self._outcome(request, how)))
+                if len(ahead) >= self._window:
+                    yield await ahead.popleft()
+            while ahead:
+                yield await ahead.popleft()
+        finally:
+            for task in ahead:
+                task.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
+
+    def stream(self, request: Request, *, buffer: int = 64, patience: float = 30.0, **how: Any) -> Stream:
+        """The answer's parts as they come, and then the whole of it."""
+        return Stream(self, request, buffer, patience, how)
+
+    def loaded(self, card: Card) -> bool:
+        """Whether the model is in memory."""
+        return card.id in self._loaded and self._loaded[card.id].ready
+
+    async def aclose(self) -> None:
+        """Give models, threads and files back. What still runs ends with ServiceClosed."""
+        self._closed = True
+        await asyncio.gather(*(loaded.close() for loaded in self._loaded.values()))
+        if self.store:
+            await self.store.close()
+
+    @property
+    def _window(self) -> int:
+        """Requests of one list under way at once: enough to keep all busy although answers leave in order."""
+        return min(2 * self.settings.running, self.settings.running + self.settings.waiting)
+
+    async def _outcome(self, request: Request, how: dict[str, Any]) -> Outcome:
+        try:
+            result: Result = await self.run(request, **how)
+        except SensoriumError as error:
+            return error
+        return result
+
+    async def _nested(self, request: Request, call: Call) -> Any:
+        """What admission lets through, and what composed tasks ask for."""
+        if self._closed:
+            raise ServiceClosed("This Sensorium is closed")
+        call.remaining()
+        task = self.registry.task(request.task)
+        task.check(request)
+        return task.tidy(request, await self._stack(task, request.model).run(request, call))
+
+    def _stack(self, task: Task, model: str | None) -> stack.AnyEngine:
+        names = [model] if model else self._preferred(task)
+        cards = [self.registry.card(name, task.name) for name in names]
+        key = (task.name, *(card.id for card in cards))
+        if key not in self._stacks:
+            self._stacks[key] = self._build(task, cards)
+        return self._stacks[key]
+
+    def _preferred(self, task: Task) -> list[str]:
+        if task.run is not None:
+            return []
+        named = self.settings.models.get(task.name) or ([task.default] if task.default else [])
+        if not named:
+            raise InvalidRequest(f"No model is named for {task.name}", fix=f"Name one, or set `models.{task.name}`")
+        return named
+
+    def _build(self, task: Task, cards: list[Card]) -> stack.AnyEngine:
+        if cards:
+            return stack.for_task([(card.id, self._model(card)) for card in cards], TELEMETRY)
+        return stack.for_composed(_Composed(task.run), TELEMETRY)
+
+    def _model(self, card: Card) -> stack.AnyEngine:
+        if card.id not in self._models:
+            loaded = self._loaded[card.id] = Loaded(self.registry.engine(card, self._host), card)
+            self._models[card.id] = stack.for_model(loaded, card, self.store, self.settings.cache_seconds, TELEMETRY)
+        return self._models[card.id]
+
+
+class Stream:
+    """The events of one request, to be read with `async for`; then `result` is the whole answer.
+
+    A reader that leaves `buffer` events unread for `patience` seconds is dropped: the work ends
+    and gives its place back, and the reader gets ReaderStalled. Leaving early cancels the work.
+    """
+
+    def __init__(self, service: Sensorium, request: Request, buffer: int, patience: float, how: dict[str, Any]) -> None:
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue(buffer)
+        self._patience = patience
+        self._work = asyncio.create_task(self._run(service, request, how))
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        try:
+            while (event := await self._next()) is not None:
+                yield event
+            await asyncio.shield(self._work)
+        finally:
+            await self.aclose()
+
+    @property
+    def result(self) -> Any:
+        """The whole answer, once all events have been read."""
+        return self._work.result()
+
+    async def aclose(self) -> None:
+        """Leave; work that is not finished is cancelled."""
+        self._work.cancel()
+        await asyncio.wait([self._work])
+
+    async def _run(self, service: Sensorium, request: Request, how: dict[str, Any]) -> Any:
+        return await service.run(request, listener=self._put, **how)
+
+    async def _put(self, event: Event) -> None:
+        try:
+            await asyncio.wait_for(self._events.put(event), self._patience)
+        except TimeoutError as error:
+            waited = f"{self._events.qsize()} events stood unread for {self._patience:g} s"
+            raise ReaderStalled("The reader of the stream stopped reading", why=waited) from error
+
+    async def _next(self) -> Event | None:
+        """The next event, or None when the work is over and all has been read."""
+        if not self._events.empty():
+            return self._events.get_nowait()
+        getting = asyncio.ensure_future(self._events.get())
+        try:
+            await asyncio.wait([getting, self._work], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not getting.done():
+                getting.cancel()
+        if getting.done() and not getting.cancelled():
+            return getting.result()
+        return None if self._events.empty() else self._events.get_nowait()
+
+
+class _Dispatch:
+    """What stands behind the door."""
+
+    def __init__(self, service: Sensorium) -> None:
+        self._service = service
+
+    async def run(self, request: Request, call: Call) -> Any:
+        return await call.runner(request, call)
+
+
+class _Composed:
+    """A composed task as an engine."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    async def run(self, request: Request, call: Call) -> Result:
+        result: Result = await self._run(request, call)
+        return result
+
+
+async def _within(seconds: float, work: Any) -> Any:
+    """The work's result.
+
+    Raises DeadlineExceeded when it takes longer; a timeout inside the work passes as it is.
+    """
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await work
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise DeadlineExceeded(f"No answer within {seconds:g} s", fix="Allow more time with `timeout`") from error
+
+
+def _store(settings: Settings) -> Store | None:
+    if settings.cache == "memory":
+        return MemoryStore(settings.cache_bytes)
+    return SqliteStore(settings.cache_dir / "answers.sqlite") if settings.cache == "sqlite" else None
+
+
+def limits_of(settings: Settings) -> limits.Limits:
+    """What the settings let in; `limits.use` makes it hold, also for work beside a service."""
+    return limits.Limits(
+        max_bytes=settings.max_bytes,
+        max_pixels=settings.max_pixels,
+        pixel_budget=settings.pixel_budget,
+        fetch_seconds=settings.fetch_seconds,
+        max_redirects=settings.max_redirects,
+        allowed_hosts=tuple(settings.allowed_hosts),
+    )

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from sensorium.engine import Call, Delta, Engine, Event, Item, Options, Progress
+from sensorium.errors import EngineFailed, ReaderStalled
+from sensorium.layers.cache import Cache
+from sensorium.schemas.base import Request, Result
+from sensorium.stores.memory import MemoryStore
+from sensorium.telemetry import Telemetry
+from tests.layers.stand_ins import Answer, Ask, Talker, listening, until
+
+
+def cached(engine: Engine[Request, Result]) -> Cache:
+    return Cache(engine, MemoryStore(), "talker@1", 60, Telemetry())
+
+
+async def test_an_equal_request_is_answered_without_the_engine_and_as_the_same_stream() -> None:
+    talker = Talker()
+    cache = cached(talker)
+    first, second = listening(), listening()
+    one = await cache.run(Ask(text="a b"), first[0])
+    two = await cache.run(Ask(text="a b"), second[0])
+    assert talker.calls == 1
+    assert one.model_dump(exclude={"meta"}) == two.model_dump(exclude={"meta"})
+    assert (one.meta.cached, two.meta.cached) == (False, True)
+    assert first[1] == second[1] == [Delta("a"), Delta("b")]
+
+
+async def test_another_question_another_caller_and_no_cache_each_ask_again() -> None:
+    talker = Talker()
+    cache = cached(talker)
+    await cache.run(Ask(text="a"), Call())
+    await cache.run(Ask(text="b"), Call())
+    await cache.run(Ask(text="a"), Call(caller="another"))
+    await cache.run(Ask(text="a"), Call(options=Options(cache=False)))
+    assert talker.calls == 4
+
+
+async def test_the_model_named_in_the_request_makes_no_difference() -> None:
+    talker = Talker()
+    cache = cached(talker)
+    await cache.run(Ask(text="a"), Call())
+    assert (await cache.run(Ask(text="a", model="talker"), Call())).meta.cached
+    assert talker.calls == 1
+
+
+async def test_failures_are_not_remembered() -> None:
+    talker = Talker(after=EngineFailed("broke"), times=1)
+    cache = cached(talker)
+    with pytest.raises(EngineFailed):
+        await cache.run(Ask(text="a"), Call())
+    assert await cache.run(Ask(text="a"), Call()) == Answer(text="a")
+
+
+async def test_a_hundred_equal_requests_at_once_are_one_and_all_hear_everything() -> None:
+    talker = Talker()
+    talker.gate = asyncio.Event()
+    cache = cached(talker)
+    listeners = [listening() for _ in range(100)]
+    tasks = [asyncio.create_task(cache.run(Ask(text="a b c"), call)) for call, _ in listeners]
+    await until(lambda: talker.calls)
+    talker.gate.set()
+    answers = await asyncio.gather(*tasks)
+    assert talker.calls == 1
+    assert all(answer == answers[0] for answer in answers)
+    assert all(heard == [Delta("a"), Delta("b"), Delta("c")] for _, heard in listeners)
+
+
+async def test_a_shared_failure_reaches_all_who_wait() -> None:
+    talker = Talker(after=EngineFailed("broke"))
+    cache = cached(talker)
+    outcomes = await asyncio.gather(*(cache.run(Ask(text="a"), Call()) for _ in range(3)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [EngineFailed] * 3
+    assert talker.calls == 1
+
+
+async def test_the_first_may_leave_while_others_wait_and_the_last_ends_the_work() -> None:
+    talker = Talker()
+    talker.gate = asyncio.Event()
+    cache = cached(talker)
+    first, second = (asyncio.create_task(cache.run(Ask(text="a"), Call())) for _ in range(2))
+    await until(lambda: talker.calls)
+    first.cancel()
+    await asyncio.wait([first])
+    assert not talker.cancelled
+    second.cancel()
+    await asyncio.wait([second])
+    await until(lambda: talker.cancelled)
+
+
+async def test_one_who_comes_just_after_the_last_left_gets_a_fresh_start() -> None:
+    talker = Talker()
+    talker.gate = asyncio.Event()
+    cache = cached(talker)
+    first = asyncio.create_task(cache.run(Ask(text="a"), Call()))
+    await until(lambda: talker.calls)
+    first.cancel()
+    talker.gate.set()
+    second = asyncio.create_task(cache.run(Ask(text="a"), Call()))
+    await asyncio.wait([first])
+    assert await second == Answer(text="a")
+
+
+async def test_a_waiter_who_stalls_is_dropped_alone() -> None:
+    async def stall(event: Event) -> None:
+        raise ReaderStalled("stopped reading")
+
+    talker = Talker()
+    talker.gate = asyncio.Event()
+    cache = cached(talker)
+    slow = asyncio.create_task(cache.run(Ask(text="a b"), Call(listener=stall)))
+    well = asyncio.create_task(cache.run(Ask(text="a b"), Call()))
+    await until(lambda: slow.done())
+    talker.gate.set()
+    assert await well == Answer(text="a b")
+    with pytest.raises(ReaderStalled):
+        await slow
+
+
+async def test_shared_work_goes_by_the_latest_deadline_of_those_who_wait() -> None:
+    seen: list[float | None] = []
+
+    class Looking:
+        async def run(self, request: Request, call: Call) -> Answer:
+            await asyncio.sleep(0)
+            seen.append(call.deadline)
+            return Answer(text="")
+
+    cache, now = cached(Looking()), time.monotonic()
+    calls = [Call(deadline=now + seconds) for seconds in (50, 90, 70)]
+    await asyncio.gather(*(cache.run(Ask(text="a"), call) for call in calls))
+    assert seen == [now + 90]
+
+
+async def test_progress_is_passed_on_but_not_remembered() -> None:
+    class Working:
+        async def run(self, request: Request, call: Call) -> Answer:
+            await call.emit(Progress(1, 2))
+            await call.emit(Item(0, {"part": "one"}))
+            return Answer(text="")
+
+    cache = cached(Working())
+    first, second = listening(), listening()
+    await cache.run(Ask(text="a"), first[0])
+    await cache.run(Ask(text="a"), second[0])
+    assert sorted(map(type, first[1]), key=str) == sorted([Progress, Item], key=str)
+    assert second[1] == [Item(0, {"part": "one"})]
+    assert first[0].heard

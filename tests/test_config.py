@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sensorium.config import Settings, config_file, load_settings
+from sensorium.errors import InvalidConfiguration
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def test_the_environment_goes_before_the_file_and_the_file_before_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sensorium.toml").write_text(
+        'port = 9001\nthreads = 3\n[models]\nclassify = ["一号"]\n', encoding="utf-8"
+    )
+    monkeypatch.setenv("SENSORIUM_PORT", "9002")
+    monkeypatch.setenv("SENSORIUM_ALLOWED_HOSTS", '["pictures.local:8080"]')
+    settings = load_settings(cache="off")
+    assert (settings.port, settings.threads, settings.cache) == (9002, 3, "off")
+    assert settings.models == {"classify": ["一号"]}
+    assert settings.allowed_hosts == ["pictures.local:8080"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("prot = 1", "prot"), ("port = 99999", "`port`"), ("port = ", "cannot be read"), ('cache = "disk"', "`cache`")],
+)
+def test_a_wrong_file_is_refused_by_naming_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "sensorium.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidConfiguration, match=said):
+        load_settings()
+
+
+def test_wrong_json_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSORIUM_MODELS", "{classify")
+    with pytest.raises(InvalidConfiguration, match="models"):
+        load_settings()
+
+
+def test_the_named_file_is_read_and_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = tmp_path / "设置.toml"
+    named.write_text("port = 1234", encoding="utf-8")
+    monkeypatch.setenv("SENSORIUM_CONFIG", str(named))
+    assert config_file() == named
+    assert load_settings().port == 1234
+    monkeypatch.setenv("SENSORIUM_CONFIG", str(tmp_path / "nowhere.toml"))
+    with pytest.raises(InvalidConfiguration, match=r"nowhere\.toml"):
+        load_settings()
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert all(field.description for field in Settings.model_fields.values())

@@ -1,0 +1,140 @@
+"""The verbs of `import sensorium`, as plain functions and for `await`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sensorium
+from sensorium import aio, verbs
+from sensorium.errors import InvalidRequest, SensoriumError
+from tests.pictures import jpeg, png
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("SENSORIUM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("SENSORIUM_MODELS_DIR", str(tmp_path / "models"))
+    sensorium.close()
+    yield
+    sensorium.close()
+
+
+def test_one_input_gives_a_result(tmp_path: Path) -> None:
+    path = tmp_path / "图 片.jpg"
+    path.write_bytes(jpeg())
+    with path.open("rb") as opened:
+        for given in (path, str(path), path.read_bytes(), opened, sensorium.Source.of(path)):
+            assert sensorium.classify(given, model="fake").image.width == 64
+
+
+def test_one_bad_input_raises() -> None:
+    with pytest.raises(SensoriumError, match=r"nowhere\.jpg"):
+        sensorium.classify("nowhere.jpg", model="fake")
+    with pytest.raises(InvalidRequest, match="`top_k`"):
+        sensorium.classify(jpeg(), model="fake", top_k=0)
+    with pytest.raises(InvalidRequest, match="`colour`"):
+        sensorium.classify(jpeg(), model="fake", colour="red")  # type: ignore[call-overload]
+    with pytest.raises(InvalidRequest):
+        sensorium.classify(17, model="fake")  # type: ignore[call-overload]
+    with pytest.raises(InvalidRequest):
+        sensorium.classify(jpeg(), jpeg(), model="fake")  # type: ignore[call-overload]
+
+
+def test_a_list_gives_a_list_with_each_error_in_its_place() -> None:
+    sources: list[Any] = [jpeg(), "nowhere.jpg", 17, png()]
+    outcomes = sensorium.classify(sources, model="fake")
+    assert [type(one).__name__ for one in outcomes] == [
+        "Classification",
+        "FileMissing",
+        "InvalidRequest",
+        "Classification",
+    ]
+    nothing: list[bytes] = []
+    assert sensorium.classify(nothing, model="fake") == []
+
+
+async def test_plain_verbs_work_inside_a_running_loop_and_others_can_be_awaited() -> None:
+    plain = sensorium.classify(jpeg(), model="fake")
+    awaited = await aio.classify(jpeg(), model="fake")
+    assert plain.labels == awaited.labels
+    assert awaited.meta.cached  # one Sensorium behind both
+
+
+def test_many_threads_may_call_at_once() -> None:
+    results: list[object] = []
+    threads = [
+        threading.Thread(target=lambda seed=seed: results.append(sensorium.classify(jpeg(seed=seed), model="fake")))
+        for seed in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+
+
+async def test_cancelling_an_awaited_verb_ends_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sensorium.engines.fake
+
+    ended = threading.Event()
+
+    async def run(*_: object) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(sensorium.engines.fake.Engine, "run", run)
+    task = asyncio.create_task(aio.classify(jpeg(), model="fake"))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    await asyncio.wait([task])
+    assert await asyncio.to_thread(ended.wait, 10)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_verbs_work_again_after_a_fork() -> None:
+    script = (
+        "import os, sensorium\n"
+        "from tests.pictures import jpeg\n"
+        "sensorium.classify(jpeg(), model='fake')\n"
+        "child = os.fork()\n"
+        "print(sensorium.classify(jpeg(), model='fake').meta.engine, flush=True)\n"
+        "if child: print(os.waitpid(child, 0)[1])\n"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert sorted(done.stdout.split()) == ["0", "fake@1", "fake@1"], done.stderr
+
+
+def test_results_draw_themselves_in_a_notebook() -> None:
+    html = sensorium.read(jpeg(), model="fake")._repr_html_()
+    assert html
+    assert "data:image/jpeg;base64," in html
+
+
+def test_every_task_is_offered_with_its_help() -> None:
+    assert {"classify", "read", "describe_pixels", "analyze"} <= set(dir(sensorium))
+    assert inspect.getdoc(sensorium.classify) == "Name what a picture shows."
+    with pytest.raises(AttributeError, match="clasify"):
+        _ = sensorium.clasify  # type: ignore[attr-defined]
+
+
+def test_closing_gives_all_threads_back_and_the_next_verb_starts_anew() -> None:
+    sensorium.classify(jpeg(), model="fake")
+    sensorium.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "sensorium-loop"]
+    assert sensorium.classify(jpeg(), model="fake").labels
+    assert verbs.background().process == os.getpid()
