@@ -1,0 +1,1 @@
+"""The HTTP door: bodies in, facades in between, answers out."""

@@ -1,0 +1,130 @@
+"""The HTTP server as an ASGI application: every task and facade behind its route."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+import sensorium
+from sensorium import discovery
+from sensorium.config import Settings, load_settings
+from sensorium.errors import SensoriumError
+from sensorium.registry import Registry, Task
+from sensorium.server import openapi
+from sensorium.server.access import Access
+from sensorium.server.door import ROUTE, TRACE, Door, House
+from sensorium.server.facades import native
+from sensorium.server.facades.base import Facade, Reply
+from sensorium.server.health import readiness
+
+
+def create_app(settings: Settings | None = None) -> Starlette:
+    """The server, for any ASGI host that runs its lifespan; the service lives in that host's loop."""
+    house = House(settings or load_settings())
+    tasks = Registry().tasks
+    facades = (*(native.facade_for(task.request) for task in tasks), *_facades())
+    return Starlette(
+        routes=[
+            *(Route(one.path, Door(one, house), methods=[one.method]) for one in facades),
+            *_pages(house, tasks, facades),
+        ],
+        middleware=[Middleware(Access)],
+        exception_handlers={HTTPException: _refused},  # type: ignore[dict-item] # it gets no others
+        lifespan=_lifespan(house),
+    )
+
+
+def _facades() -> Iterator[Facade]:
+    """Those of the modules in `facades/`, and of entry points, that offer one."""
+    for name in sorted(discovery.modules(discovery.FACADES).values()):
+        module = importlib.import_module(name)
+        if hasattr(module, "FACADE"):
+            yield module.FACADE
+
+
+def _lifespan(house: House) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
+        await house.open()
+        try:
+            yield
+        finally:
+            await house.close()
+
+    return lifespan
+
+
+def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> list[Route]:
+    """What can be asked without a body."""
+    about = {
+        "name": "sensorium",
+        "version": sensorium.__version__,
+        "tasks": {task.name: f"/v1/{task.name}" for task in tasks},
+        "openapi": "/openapi.json",
+    }
+    described: list[Reply] = []  # made at the first request, since it takes some milliseconds
+
+    async def index(request: Request) -> Reply:  # noqa: ARG001
+        return Reply(200, to_json(about))
+
+    async def document(request: Request) -> Reply:  # noqa: ARG001
+        if not described:
+            described.append(Reply(200, to_json(openapi.document(tasks, facades))))
+        return described[0]
+
+    async def live(request: Request) -> Reply:  # noqa: ARG001
+        return Reply(200, b'{"status":"live"}')
+
+    async def ready(request: Request) -> Reply:
+        try:
+            usable, told = await asyncio.to_thread(readiness, house.inside[0])
+        except SensoriumError as error:
+            return native.refuse(error, request.scope[TRACE])
+        return Reply(200 if usable else 503, to_json(told))
+
+    async def unknown_task(request: Request) -> Reply:
+        try:
+            Registry().task(request.path_params["task"])
+        except SensoriumError as error:
+            return native.refuse(error, request.scope[TRACE])
+        raise HTTPException(405)
+
+    pages = {"/": index, "/openapi.json": document, "/health/live": live, "/health/ready": ready}
+    return [_page(path, answer) for path, answer in pages.items()] + [_page("/v1/{task}", unknown_task, "POST")]
+
+
+def _page(path: str, answer: Any, method: str = "GET") -> Route:
+    async def endpoint(request: Request) -> Response:
+        request.scope[ROUTE] = path
+        return _response(await answer(request))
+
+    return Route(path, endpoint, methods=[method])
+
+
+async def _refused(request: Request, error: HTTPException) -> Response:
+    """What Starlette's router refuses, in our shape."""
+    told = {"code": "not_found", "message": "There is nothing here. See /openapi.json for all routes."}
+    if error.status_code == 405:
+        told = {
+            "code": "method_not_allowed",
+            "message": f"This route does not take {request.method}. See /openapi.json.",
+        }
+    body = {"error": {**told, "retryable": False, "trace": request.scope[TRACE]}}
+    return _response(Reply(error.status_code, to_json(body)), dict(error.headers or {}))
+
+
+def _response(reply: Reply, headers: dict[str, str] | None = None) -> Response:
+    response = Response(reply.body, reply.status, headers, media_type="application/json")
+    response.raw_headers.extend(reply.headers)
+    return response

@@ -1,0 +1,390 @@
+"""Reads what a client sends, within limits of size, number and time, and takes it apart into fields and files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from pydantic_core import from_json
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from sensorium.errors import InputTooLarge, InvalidRequest, SensoriumError, UnsupportedMedia, UploadIncomplete
+from sensorium.media.source import Source
+from sensorium.server.facades.base import Upload
+from sensorium.server.spool import Spool, SpoolFile
+
+Receive = Callable[[], Any]
+
+FILE_IN_MEMORY = 2**20
+"""Larger files go to the spool."""
+FILES_IN_MEMORY = 8 * 2**20
+"""Bytes of small files that one body holds in memory; further ones go to the spool too."""
+MOST_PARTS = 2000
+"""Fields and files in one form."""
+MOST_HEADER_BYTES = 8192
+"""Of one part of a form."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """How much a client may send."""
+
+    body_bytes: int
+    file_bytes: int
+    seconds: float
+
+    @property
+    def text_bytes(self) -> int:
+        """All that is not a file: room for one file of the largest size in base64, and for some words."""
+        return self.file_bytes * 4 // 3 + self.file_bytes // 16 + 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A body taken apart."""
+
+    fields: Mapping[str, Any]
+    files: tuple[Upload, ...] = ()
+    typed: bool = False
+    """Whether the fields came with types, rather than as text."""
+
+
+class Uploads:
+    """The files of one request: in memory while they are small, in the spool when they are large."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._spooled: list[SpoolFile] = []
+        self.in_memory = 0
+
+    def spool_file(self) -> SpoolFile:
+        self._spooled.append(self._spool.file())
+        return self._spooled[-1]
+
+    def discard(self) -> None:
+        """Let go of all of them; the spool forgets them soon."""
+        for file in self._spooled:
+            file.discard()
+
+
+class _Sink(Protocol):
+    """What a body is poured into."""
+
+    async def feed(self, data: bytes) -> None: ...
+    async def end(self) -> Body: ...
+
+
+async def read_body(headers: Mapping[str, str], receive: Receive, limits: BodyLimits, uploads: Uploads) -> Body:
+    """The whole body, taken apart.
+
+    Raises InputTooLarge, before reading when the sender tells the length; UploadIncomplete when the
+    sender leaves or is too slow; UnsupportedMedia for a body of another type than JSON, a form or a
+    picture; InvalidRequest for one that is malformed.
+    """
+    _refuse_declared_length(headers, limits.body_bytes)
+    sink = _sink(headers, limits, uploads)
+    try:
+        async with asyncio.timeout(limits.seconds):
+            await _pour(receive, sink, limits.body_bytes)
+            return await sink.end()
+    except TimeoutError as error:
+        raise UploadIncomplete(
+            "The upload took too long", why=f"{limits.seconds:g} s are allowed (`upload_seconds`)", fix="Send it again"
+        ) from error
+
+
+async def _pour(receive: Receive, sink: _Sink, most: int) -> None:
+    total = 0
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            raise UploadIncomplete("The upload ended early", why="the sender closed the connection")
+        data = event.get("body", b"")
+        total += len(data)
+        if total > most:
+            raise _too_large(most)
+        if data:
+            await sink.feed(data)
+        if not event.get("more_body", False):
+            return
+
+
+def _refuse_declared_length(headers: Mapping[str, str], most: int) -> None:
+    length = headers.get("content-length", "0")
+    if length.isdecimal() and int(length[:20]) > most:
+        raise _too_large(most)
+
+
+def _too_large(most: int) -> InputTooLarge:
+    return InputTooLarge(
+        "The body is too large", why=f"{most:,} bytes are allowed (`max_upload_bytes`)", fix="Send less at once"
+    )
+
+
+def _sink(headers: Mapping[str, str], limits: BodyLimits, uploads: Uploads) -> _Sink:
+    if headers.get("content-encoding", "identity") != "identity":
+        raise UnsupportedMedia("The body is compressed", why="only plain bodies are read", fix="Send it as it is")
+    kind, options = parse_options_header(headers.get("content-type"))
+    if kind == b"application/json":
+        return _Json(limits.text_bytes)
+    if kind == b"multipart/form-data":
+        return _Form(options.get(b"boundary", b""), limits, uploads)
+    if kind in (b"", b"application/x-www-form-urlencoded"):
+        return _UrlEncoded(limits.text_bytes)
+    if kind == b"application/octet-stream" or kind.startswith(b"image/"):
+        return _Whole(limits, uploads)
+    raise UnsupportedMedia(
+        f"A body of type {kind.decode('latin-1')[:60]!r} is not read",
+        fix="Send JSON, multipart/form-data, or the picture itself as image/jpeg, image/png or application/octet-stream",
+    )
+
+
+class _Text:
+    """A body that is read whole before it is understood."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._data = most, bytearray()
+
+    async def feed(self, data: bytes) -> None:
+        self._data += data
+        if len(self._data) > self._most:
+            raise InputTooLarge(
+                "The text of the body is too long",
+                why=f"{self._most:,} bytes are allowed",
+                fix="Upload files in a form",
+            )
+
+
+class _Json(_Text):
+    async def end(self) -> Body:
+        try:
+            fields = from_json(bytes(self._data), allow_inf_nan=False)
+        except ValueError as error:
+            raise InvalidRequest("The body is not JSON", why=str(error)[:200]) from error
+        if not isinstance(fields, dict):
+            raise InvalidRequest("The body is no JSON object", fix='Send `{"image": "https://..."}`')
+        return Body(fields, typed=True)
+
+
+class _UrlEncoded(_Text):
+    async def end(self) -> Body:
+        try:
+            text = self._data.decode("ascii")
+            return Body(grouped(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MOST_PARTS)))
+        except ValueError as error:  # also what is not ASCII or UTF-8
+            fix = "Name the type of a picture: `Content-Type: image/jpeg`"
+            raise InvalidRequest("The body is no form", why="it cannot be decoded", fix=fix) from error
+
+
+class _Whole:
+    """A body that is one file."""
+
+    def __init__(self, limits: BodyLimits, uploads: Uploads) -> None:
+        self._file = _File("", "", limits.file_bytes, uploads)
+
+    async def feed(self, data: bytes) -> None:
+        self._file.take(data)
+        await self._file.settle()
+        if self._file.too_large:  # nothing else could come of reading on
+            raise self._file.too_large
+
+    async def end(self) -> Body:
+        return Body({}, (await self._file.upload(),) if self._file.size else ())
+
+
+class _File:
+    """One file, as its bytes come in."""
+
+    def __init__(self, field: str, filename: str, most: int, uploads: Uploads) -> None:
+        self.field, self.filename, self.size = field, filename, 0
+        self.too_large: InputTooLarge | None = None
+        self._most, self._uploads = most, uploads
+        self._chunks: list[bytes] = []
+        self._spooled: SpoolFile | None = None
+
+    def take(self, data: bytes) -> None:
+        self.size += len(data)
+        if self.size <= self._most:
+            self._chunks.append(data)
+            self._uploads.in_memory += len(data)
+        elif self.too_large is None:
+            self.too_large = self._refusal()
+
+    async def settle(self) -> None:
+        """Move to the spool what memory should not hold; let go of a file that is too large."""
+        if self.too_large:
+            self._take_chunks()
+            if self._spooled:
+                self._spooled.discard()
+        elif self._chunks and (self._spooled or self._is_large):
+            self._spooled = self._spooled or self._uploads.spool_file()
+            await self._spooled.write(self._take_chunks())
+
+    async def upload(self) -> Upload:
+        return Upload(self.field, self.filename, self.too_large or await self._source())
+
+    @property
+    def _is_large(self) -> bool:
+        return self.size > FILE_IN_MEMORY or self._uploads.in_memory > FILES_IN_MEMORY
+
+    def _take_chunks(self) -> bytes:
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        self._uploads.in_memory -= len(data)
+        return data
+
+    async def _source(self) -> Source:
+        if self._spooled:
+            return Source.spooled(*await self._spooled.keep(), self._name)
+        return Source.held(b"".join(self._chunks), self._name)
+
+    @property
+    def _name(self) -> str:
+        return self.filename or "the upload"
+
+    def _refusal(self) -> InputTooLarge:
+        why = f"{self._most:,} bytes are allowed (`max_bytes`)"
+        return InputTooLarge(f"{self._name[:60]} is too large", why=why, fix="Send a smaller file")
+
+
+class _Form:
+    """A multipart form. The parser tells what it finds by calling back; nothing is awaited in between."""
+
+    def __init__(self, boundary: bytes, limits: BodyLimits, uploads: Uploads) -> None:
+        self._limits, self._uploads = limits, uploads
+        self._fields: list[tuple[str, str]] = []
+        self._files: list[_File] = []
+        self._unsettled: set[_File] = set()
+        self._parts = self._text_bytes = 0
+        self._ended = False
+        self._part: _File | _Field | None = None
+        self._header: dict[bytes, bytearray] = {}
+        self._header_name = bytearray()
+        self._parser = self._new_parser(boundary)
+
+    def _new_parser(self, boundary: bytes) -> MultipartParser:
+        if not boundary:
+            raise InvalidRequest("The form cannot be read", why="its Content-Type names no boundary")
+        told = {
+            "on_part_begin": self._begin,
+            "on_header_begin": self._header_name.clear,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_headers_finished": self._headers_end,
+            "on_part_data": self._data,
+            "on_part_end": self._part_end,
+            "on_end": self._end,
+        }
+        try:
+            return MultipartParser(boundary, told, max_header_size=MOST_HEADER_BYTES)  # type: ignore[arg-type]
+        except FormParserError as error:
+            raise _malformed(error) from error
+
+    async def feed(self, data: bytes) -> None:
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise _malformed(error) from error
+        for file in self._unsettled:
+            await file.settle()
+        self._unsettled = {self._part} if isinstance(self._part, _File) else set()
+
+    async def end(self) -> Body:
+        if not self._ended:
+            raise InvalidRequest("The form cannot be read", why="it ends before its closing boundary")
+        chosen = [file for file in self._files if file.filename or file.size]  # else a field left empty
+        return Body(grouped(self._fields), tuple([await file.upload() for file in chosen]))
+
+    def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > MOST_PARTS:
+            raise InvalidRequest("The form has too many parts", fix=f"Send at most {MOST_PARTS}")
+        self._header.clear()
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header.setdefault(bytes(self._header_name).lower(), bytearray()).extend(data[start:end])
+
+    def _headers_end(self) -> None:
+        self._part = _part(self._header, self._limits.file_bytes, self._uploads)
+        if isinstance(self._part, _File):
+            self._files.append(self._part)
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if isinstance(self._part, _File):
+            self._part.take(data[start:end])
+            self._unsettled.add(self._part)
+        elif self._part:
+            self._part.take(data[start:end])
+            self._count_text(end - start)
+
+    def _count_text(self, count: int) -> None:
+        self._text_bytes += count
+        if self._text_bytes > self._limits.text_bytes:
+            why = f"{self._limits.text_bytes:,} bytes are allowed"
+            raise InputTooLarge("The text of the form is too long", why=why, fix="Send files as file parts")
+
+    def _part_end(self) -> None:
+        if isinstance(self._part, _Field):
+            self._fields.append((self._part.name, self._part.text()))
+        self._part = None
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+class _Field:
+    """One field of a form, as its text comes in."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self._data = name, bytearray()
+
+    def take(self, data: bytes) -> None:
+        self._data += data
+
+    def text(self) -> str:
+        return _utf8(self._data, f"The field {self.name[:60]!r}")
+
+
+def _part(header: Mapping[bytes, bytearray], most: int, uploads: Uploads) -> _File | _Field:
+    """A file, when it has a file name or a type that is not text; else a field."""
+    disposition = bytes(header.get(b"content-disposition", b""))
+    kind, options = parse_options_header(disposition.decode("latin-1"))
+    if kind != b"form-data" or b"name" not in options:
+        raise InvalidRequest("The form cannot be read", why="a part has no name")
+    name = _utf8(options[b"name"], "The name of a part")
+    media, _ = parse_options_header(bytes(header.get(b"content-type", b"text/plain")).decode("latin-1"))
+    extended = b"filename*=" in disposition.lower()  # a name in another alphabet; that there is one is enough
+    if b"filename" not in options and not extended and (media.startswith(b"text/") or media == b"application/json"):
+        return _Field(name)
+    filename = options.get(b"filename", b"upload" if extended or b"filename" not in options else b"")
+    return _File(name, filename.decode("utf-8", "replace"), most, uploads)
+
+
+def _utf8(data: bytes | bytearray, what: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{what} is not UTF-8", fix="Encode it as UTF-8") from error
+
+
+def _malformed(error: FormParserError) -> SensoriumError:
+    return InvalidRequest("The form cannot be read", why=str(error)[:200])
+
+
+def grouped(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Text by name; a list of texts where a name is repeated."""
+    fields: dict[str, Any] = {}
+    for name, text in pairs:
+        if name in fields:
+            known = fields[name]
+            fields[name] = [*known, text] if isinstance(known, list) else [known, text]
+        else:
+            fields[name] = text
+    return fields

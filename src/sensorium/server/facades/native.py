@@ -1,0 +1,196 @@
+"""Our own wire format: one `POST /v1/<task>` for each task, derived from its schema.
+
+A message names the request's fields: as a JSON object, as a form, or in the query beside a
+body that is the picture itself. `image` is a URL or a data URL; in a form also a file part
+named `image` or `file`. One picture is answered by the result itself. A list of pictures in
+JSON, or several in a form, is answered by
+
+    {"results": [{"result": {...}}, {"error": {...}}]}
+
+in their order, with status 200 unless all of them failed. An empty text in a form is a field
+that was left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import from_json, to_json
+
+from sensorium.errors import InvalidRequest, SensoriumError
+from sensorium.media.source import Source
+from sensorium.schemas.base import Request, checked
+from sensorium.server.facades.base import Facade, Message, Outcome, Plan, Reply, Upload
+from sensorium.server.facades.native_page import Manner, page_of
+from sensorium.server.facades.status import described, headers_of, status_of, status_of_all
+
+Decoder = Callable[[Any], Any]
+
+FILE = "file"
+"""The form field that stands for a task's first picture, whatever that is called."""
+
+MOST_PICTURES = 1000
+"""In one message; each costs a task, and its answer's memory."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the wire needs to know of a request's schema."""
+
+    request: type[Request]
+
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """The fields that hold a picture."""
+        return self.request.source_fields()
+
+    @cached_property
+    def decoders(self) -> Mapping[str, Decoder]:
+        """For each other field, how the text of a form or query becomes its value."""
+        properties = {**_properties(self.request), **_properties(Manner)}
+        return {name: _decoder(schema) for name, schema in properties.items() if name not in self.sources}
+
+    def from_text(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        given = {name: value for name, value in fields.items() if value != ""}
+        return {name: self.decoders.get(name, _as_it_is)(value) for name, value in given.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """How the outcomes are to be told."""
+
+    trace: str
+    many: bool
+
+
+def facade_for(request: type[Request]) -> Facade:
+    """The route of a task."""
+    return Facade(
+        path=f"/v1/{request.task}",
+        parse=partial(parse, Shape(request)),
+        render=render,
+        refuse=refuse,
+        operation=partial(page_of, request),
+    )
+
+
+def parse(shape: Shape, message: Message) -> Plan:
+    """Raises InvalidRequest when there is no picture, or the manner of serving is wrong."""
+    body = dict(message.fields) if message.typed else shape.from_text(message.fields)
+    fields = {**shape.from_text(message.query), **body}
+    manner = checked(Manner, {name: fields.pop(name) for name in Manner.model_fields if name in fields}, "a task")
+    asked, many = _asked(shape, message.files, fields)
+    requests = tuple(_attempt(shape, {**fields, **pictures}) for pictures in asked)
+    return Plan(requests, Context(message.trace, many), timeout=manner.timeout, cache=manner.cache)
+
+
+def render(outcomes: Sequence[Outcome], context: Context) -> Reply:
+    """The result itself for one picture; a list of results and errors for many."""
+    if context.many:
+        return _render_many(outcomes, context.trace)
+    (outcome,) = outcomes
+    return refuse(outcome, context.trace) if isinstance(outcome, SensoriumError) else Reply(200, _json(outcome))
+
+
+def refuse(error: SensoriumError, trace: str) -> Reply:
+    """An error with its status."""
+    return Reply(status_of(type(error)), to_json({"error": described(error, trace)}), headers_of([error]))
+
+
+def _render_many(outcomes: Sequence[Outcome], trace: str) -> Reply:
+    body = b'{"results":[%b]}' % b",".join(_item(outcome, trace) for outcome in outcomes)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, SensoriumError)]
+    if len(failures) < len(outcomes):
+        return Reply(200, body)
+    return Reply(status_of_all(failures), body, headers_of(failures))
+
+
+def _item(outcome: Outcome, trace: str) -> bytes:
+    if isinstance(outcome, SensoriumError):
+        return to_json({"error": described(outcome, trace)})
+    return b'{"result":%b}' % _json(outcome)
+
+
+def _json(result: BaseModel) -> bytes:
+    return result.__pydantic_serializer__.to_json(result)
+
+
+def _asked(shape: Shape, files: Sequence[Upload], fields: dict[str, Any]) -> tuple[list[dict[str, Any]], bool]:
+    """The pictures of each request, taken out of files and fields; and whether they were sent as a list."""
+    _refuse_strange_files(shape, files)
+    if not shape.sources:
+        return [{}], False
+    first, *others = shape.sources
+    named = fields.pop(first, [])
+    pictures = [*_sent(files, first, FILE, ""), *(named if isinstance(named, list) else [named])]
+    beside = {name: sent for name in others for sent in _sent(files, name)}
+    if not pictures:
+        raise InvalidRequest("No picture was sent", fix=f"Send a file in a form, or a URL or data URL as `{first}`")
+    if len(pictures) > MOST_PICTURES:
+        raise InvalidRequest("Too many pictures", why=f"{len(pictures)} were sent", fix=f"Send at most {MOST_PICTURES}")
+    many = len(pictures) > 1 or (isinstance(named, list) and not files)
+    return [{**beside, first: picture} for picture in pictures], many
+
+
+def _refuse_strange_files(shape: Shape, files: Sequence[Upload]) -> None:
+    known = {*shape.sources, FILE, ""} if shape.sources else set()
+    for file in files:
+        if file.field not in known:
+            takes = " or ".join(f"`{name}`" for name in (*shape.sources, FILE)) if known else "no files"
+            raise InvalidRequest(f"A file was sent as {file.field[:60]!r}", fix=f"{shape.request.task} takes {takes}")
+
+
+def _sent(files: Sequence[Upload], *fields: str) -> Iterator[Source | SensoriumError]:
+    return (file.source for file in files if file.field in fields)
+
+
+def _attempt(shape: Shape, fields: dict[str, Any]) -> Request | SensoriumError:
+    try:
+        pictures = {name: _source(name, fields[name]) for name in shape.sources if name in fields}
+        return checked(shape.request, {**fields, **pictures}, shape.request.task)
+    except SensoriumError as error:
+        return error
+
+
+def _source(name: str, value: Any) -> Source:
+    if isinstance(value, Source):
+        return value
+    if isinstance(value, SensoriumError):
+        raise value
+    if isinstance(value, str):
+        return Source.from_wire(value)
+    raise InvalidRequest(f"`{name}` is not a picture", fix="Send a URL or a data URL, as text")
+
+
+def _properties(model: type[BaseModel]) -> dict[str, Any]:
+    return dict(model.model_json_schema()["properties"])
+
+
+def _decoder(schema: Mapping[str, Any]) -> Decoder:
+    kinds = {part.get("type") for part in (schema, *schema.get("anyOf", ()))}
+    if "string" in kinds:
+        return _as_it_is
+    return _listed if "array" in kinds else _json_or_text
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _listed(value: Any) -> Any:
+    """Several texts, one, or a JSON list of them."""
+    if isinstance(value, str):
+        return _json_or_text(value) if value.startswith("[") else [value]
+    return value
+
+
+def _json_or_text(value: Any) -> Any:
+    """What is not JSON is left to the schema, which says what it wants instead."""
+    try:
+        return from_json(value)
+    except (ValueError, TypeError):
+        return value

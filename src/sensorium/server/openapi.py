@@ -1,0 +1,128 @@
+"""The OpenAPI 3.1 document, derived from the tasks' schemas and the facades' pages."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+import sensorium
+from sensorium.errors import every_error
+from sensorium.registry import Task
+from sensorium.server.facades.base import Facade
+from sensorium.server.facades.status import HTTP_CODES, status_of
+
+TEMPLATE = "#/components/schemas/{model}"
+
+REASONS = {
+    400: "The request is wrong",
+    404: "No such task or route",
+    405: "The route takes another method",
+    408: "The body did not arrive whole and in time",
+    413: "Too many bytes or pixels",
+    415: "A type of body or of picture that is not taken",
+    422: "A picture that is damaged or cannot be fetched",
+    429: "Too many requests wait; `Retry-After` says when to come back",
+    500: "The server or an engine failed",
+    503: "Not here, or not now",
+    504: "No answer in time",
+}
+
+
+def document(tasks: Iterable[Task], facades: Iterable[Facade]) -> dict[str, Any]:
+    """The whole document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "sensorium",
+            "version": sensorium.__version__,
+            "summary": "Understand images on your own machines",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {**_health(), **{facade.path: {facade.method.lower(): _page(facade)} for facade in facades}},
+        "components": {"schemas": _schemas(tasks), "responses": _refusals()},
+    }
+
+
+def _page(facade: Facade) -> dict[str, Any]:
+    """The facade's own page; errors are told in our shape, unless it says how it tells them by `default`."""
+    page = facade.operation()
+    if "default" in page["responses"]:
+        return page
+    refused = {str(status): {"$ref": f"#/components/responses/{_name(status)}"} for status in _codes()}
+    return {**page, "responses": {**page["responses"], **refused}}
+
+
+def _codes() -> Mapping[int, list[str]]:
+    """The error codes behind each status."""
+    codes: defaultdict[int, list[str]] = defaultdict(list)
+    for kind in every_error():
+        codes[status_of(kind)].append(kind.code)
+    for code, status in HTTP_CODES.items():
+        codes[status].append(code)
+    return dict(sorted(codes.items()))
+
+
+def _name(status: int) -> str:
+    return f"Refused{status}"
+
+
+def _refusals() -> dict[str, Any]:
+    return {_name(status): _refusal(status, codes) for status, codes in _codes().items()}
+
+
+def _refusal(status: int, codes: list[str]) -> dict[str, Any]:
+    error = {"code": codes[-1], "message": "What happened: why. What to do.", "retryable": status in (408, 429, 504)}
+    listed = ", ".join(f"`{code}`" for code in codes)
+    schema = {"$ref": "#/components/schemas/Refusal"}
+    return {
+        "description": f"{REASONS[status]}. Codes: {listed}.",
+        "content": {
+            "application/json": {"schema": schema, "example": {"error": {**error, "trace": "4bf92f3577b34da6"}}}
+        },
+    }
+
+
+def _schemas(tasks: Iterable[Task]) -> dict[str, Any]:
+    answers = [(task.answer, "serialization") for task in tasks]
+    _, derived = models_json_schema(answers, ref_template=TEMPLATE)  # type: ignore[arg-type]
+    return {**derived["$defs"], **_ERRORS}
+
+
+_ERRORS = {
+    "Error": {
+        "type": "object",
+        "required": ["code", "message", "retryable", "trace"],
+        "properties": {
+            "code": {"type": "string", "description": "Stable: programs may rely on it"},
+            "message": {"type": "string", "description": "For people: what happened, why, and what to do"},
+            "retryable": {"type": "boolean", "description": "Whether the same request may succeed later"},
+            "retry_after_seconds": {"type": "number", "description": "When to try again"},
+            "trace": {"type": "string", "description": "The id to look for in the server's log"},
+        },
+    },
+    "Refusal": {
+        "type": "object",
+        "required": ["error"],
+        "properties": {"error": {"$ref": "#/components/schemas/Error"}},
+    },
+}
+
+
+def _health() -> dict[str, Any]:
+    told = {"content": {"application/json": {"schema": {"type": "object"}}}}
+
+    def page(name: str, summary: str, **more: Any) -> dict[str, Any]:
+        responses = {"200": {"description": "Yes", **told}, **more}
+        return {"get": {"operationId": name, "summary": summary, "tags": ["health"], "responses": responses}}
+
+    return {
+        "/health/live": page("live", "Whether the process is up"),
+        "/health/ready": page(
+            "ready",
+            "Whether it can answer, and the state of each task's models",
+            **{"503": {"description": "No", **told}},
+        ),
+    }
