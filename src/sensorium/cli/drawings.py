@@ -1,0 +1,78 @@
+"""Where annotated pictures go, and how they get there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from sensorium.cli.inputs import Input, is_folder
+from sensorium.cli.views import headline
+from sensorium.errors import InvalidConfiguration, InvalidRequest
+from sensorium.media.draw import annotate, encode
+from sensorium.media.pool import in_thread
+from sensorium.media.source import Source
+from sensorium.schemas.base import Result
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def targets(out: Path, words: Sequence[str], inputs: Sequence[Input]) -> list[Path]:
+    """Where the drawing of each input goes: `out` itself for one file, else a file of its own in the folder `out`.
+
+    Raises InvalidRequest, before any work, when that would overwrite an input or cannot be written at all.
+    """
+    many = len(words) > 1 or is_folder(words[0])
+    files = _in_folder(out, inputs) if many or out.is_dir() else [out]
+    if many and out.suffix.lower() in SUFFIXES and not out.is_dir():
+        raise InvalidRequest(f"Cannot draw many pictures into {out}", fix="Name a folder for them: `--draw marked`")
+    if not many and files[0].suffix.lower() not in SUFFIXES:
+        raise InvalidRequest(f"Cannot draw into {out}", why=f"it ends in none of {', '.join(SUFFIXES)}")
+    taken = {path.resolve() for path in (asked.path for asked in inputs) if path}
+    for file in files:
+        if file.resolve() in taken:
+            raise InvalidRequest(f"Will not draw over {file}", why="it is one of the inputs", fix="Name another place")
+    return files
+
+
+async def draw(source: Source, result: Result, target: Path) -> None:
+    """Write the picture with the answer drawn on it; whole or not at all.
+
+    Raises InvalidConfiguration when the file cannot be written.
+    """
+    image = await source.image()
+    await in_thread(lambda: _put(target, encode(annotate(image, result.marks(), headline(result)), target.suffix)))
+
+
+def _in_folder(folder: Path, inputs: Sequence[Input]) -> list[Path]:
+    taken: set[str] = set()
+    return [folder / _free(_as_picture(asked.place), taken) for asked in inputs]
+
+
+def _as_picture(place: PurePath) -> PurePath:
+    return place if place.suffix.lower() in SUFFIXES else place.with_name(f"{place.name}.jpg")
+
+
+def _free(place: PurePath, taken: set[str]) -> PurePath:
+    """The name, numbered if another input has it: on many machines also one that differs only in capitals."""
+    free, number = place, 1
+    while str(free).casefold() in taken:
+        number += 1
+        free = place.with_stem(f"{place.stem}-{number}")
+    taken.add(str(free).casefold())
+    return free
+
+
+def _put(target: Path, picture: bytes) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=target.suffix)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(picture)
+            Path(name).replace(target)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InvalidConfiguration(f"Cannot write {target}", why=error.strerror or str(error)) from error

@@ -1,0 +1,116 @@
+"""What the words on a command line stand for: files, folders of pictures, URLs, standard input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from sensorium.errors import FileMissing, SensoriumError
+from sensorium.media.identify import identify
+from sensorium.media.source import Source
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".avif")
+)
+"""Files of a folder that are taken for pictures without a look inside."""
+
+HEAD = 4096
+"""Bytes of any other file that are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One thing to ask about."""
+
+    name: str
+    """What to call it: as typed, for a file in a folder the path from where the user stands."""
+    what: str | Path | bytes | SensoriumError | None
+    """What `Source.of` takes; or why there is nothing; None for a task that asks about no file."""
+    place: PurePath
+    """Its own name, for a file in a folder the path from there: where its drawing goes."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file, when it is one of this machine."""
+        if isinstance(self.what, Path):
+            return self.what
+        return Path(self.what) if isinstance(self.what, str) and not _is_address(self.what) else None
+
+
+def expand(words: Sequence[str], most_bytes: int, *, every_file: bool = False) -> list[Input]:
+    """Each input in order: folders walked, for pictures or for every file; everything else as it is, whatever its name."""
+    return [found for word in words for found in _expanded(word, most_bytes, every_file)]
+
+
+def is_folder(word: str) -> bool:
+    """Whether many inputs may come of the word."""
+    return not _is_address(word) and word != "-" and Path(word).is_dir()
+
+
+def _expanded(word: str, most_bytes: int, every_file: bool) -> Iterator[Input]:
+    if word == "-":
+        yield Input("-", _standard_input(most_bytes), PurePath("standard-input"))
+    elif is_folder(word):
+        yield from _files_in(Path(word), every_file)
+    elif _is_address(word):
+        yield _address(word)
+    else:
+        yield Input(word, word, PurePath(Path(word).name))
+
+
+def _address(word: str) -> Input:
+    try:
+        source = Source.of(word)
+    except SensoriumError as error:
+        return Input(word[:60], error, PurePath("address"))
+    # A data URL may be megabytes, and a URL may carry a password: the source's name has neither.
+    return Input(source.name, word, PurePath(PurePath(source.name).name if source.kind == "url" else "data"))
+
+
+def _standard_input(most_bytes: int) -> bytes:
+    # One byte more than allowed is enough to be refused.
+    return sys.stdin.buffer.read(most_bytes + 1)
+
+
+def _is_address(word: str) -> bool:
+    return word[:8].lower().startswith(("http://", "https://", "data:"))
+
+
+def _files_in(folder: Path, every_file: bool) -> Iterator[Input]:
+    """The pictures, or all files, of a folder and of those inside it, by name; hidden ones left out."""
+    found = False
+    unreadable: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(place, name)
+            if not name.startswith(".") and _is_wanted(path, every_file):
+                found = True
+                yield Input(str(path), path, path.relative_to(folder))
+    for error in unreadable:
+        yield _nothing(Path(error.filename), FileMissing(f"Cannot look into {error.filename}", why=str(error.strerror)))
+    if not found and not unreadable:
+        yield _nothing(
+            folder, FileMissing(f"There is nothing to look at in {folder}", fix="Name a file to try it anyway")
+        )
+
+
+def _nothing(folder: Path, error: SensoriumError) -> Input:
+    return Input(str(folder), error, PurePath(folder.name))
+
+
+def _is_wanted(path: Path, every_file: bool) -> bool:
+    """Whether it is a file, and looks like a picture; one of an unknown suffix is opened, pipes and devices never."""
+    try:
+        return path.is_file() and (every_file or path.suffix.lower() in SUFFIXES or _begins_like_a_picture(path))
+    except OSError:
+        return False
+
+
+def _begins_like_a_picture(path: Path) -> bool:
+    with path.open("rb") as file:
+        kind = identify(file.read(HEAD))
+    return kind is not None and kind.family == "picture"

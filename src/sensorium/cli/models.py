@@ -1,0 +1,131 @@
+"""Add your own ONNX classifiers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sensorium import modelfolder
+from sensorium.cli.options import given, options_of
+from sensorium.config import load_settings
+from sensorium.engine import Card, Host
+from sensorium.errors import InvalidModel, InvalidRequest
+from sensorium.registry import Registry, read_card
+from sensorium.schemas.base import checked
+
+KIND = "onnx_classifier"
+"""What runs the models that are added."""
+
+UNKNOWN = "NOASSERTION"
+"""SPDX's word for a licence that nobody has told."""
+
+EXAMPLE = """\b
+Examples:
+  sensorium models add resnet50 resnet50.onnx
+  sensorium models add flowers flowers.onnx --labels flowers.txt --input-size 224 --input-mean 127.5 --input-std 127.5
+  sensorium models add flowers flowers.onnx --card flowers.toml"""
+
+
+def _add(
+    name: str,
+    file: Path,
+    labels: str | None,
+    sha256: str | None,
+    card: Path | None,
+    licence: str | None,
+    force: bool,
+    **options: Any,
+) -> None:
+    settings = load_settings()
+    registry = Registry(settings.models_dir)
+    template = _template(registry, name, card, given(options), licence)
+    if labels == "imagenet":
+        template, labels = template.model_copy(update={"labels": labels}), None
+    host = Host(cache_dir=settings.cache_dir)
+    beside = Path(labels) if labels else None
+    added = asyncio.run(
+        modelfolder.add(registry, host, template, file, labels=beside, sha256=sha256, force=force),
+    )
+    click.echo(f"Added {added.id} in {added.folder}.")
+    click.echo(f"Try it: sensorium classify photo.jpg --model {added.name}")
+
+
+def _template(registry: Registry, name: str, card: Path | None, how: dict[str, Any], licence: str | None) -> Card:
+    """What is known of the model before its file is looked at."""
+    start = _read(card) if card else modelfolder.known(registry, name)
+    if start is None and not how:
+        models = ", ".join(known.name for known in registry.cards if known.kind == KIND)
+        raise InvalidRequest(
+            f"It is not known how to feed pictures to {name!r}",
+            fix=f"Tell it with `--input-size` and the like, or `--card`; known are: {models}",
+        )
+    base = start or Card(name="new", kind=KIND, tasks=("classify",), licence=UNKNOWN)
+    told = {
+        **base.model_dump(exclude_defaults=True),
+        "name": base.name if start is not None and card is None else name.lower(),
+        "licence": licence or base.licence,
+        "input": {**base.input, **how},
+    }
+    return checked(Card, told, "models add")
+
+
+def _read(card: Path) -> Card:
+    try:
+        return read_card(card)
+    except InvalidModel as error:
+        raise InvalidRequest(error.what, why=error.why, fix=error.fix) from error
+
+
+def _how_it_is_fed() -> list[click.Option]:
+    """An option for each key of `input` on the card of such a model."""
+    kind = Registry().kinds.get(KIND)
+    return list(options_of(kind.Input.model_fields, before="input-", all_optional=True)) if kind else []
+
+
+class Models(click.Group):
+    """`sensorium models`; what it offers is made when asked for, as options come from the kind's schema."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return ["add"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        return _add_command() if cmd_name == "add" else None
+
+
+def _add_command() -> click.Command:
+    options = [
+        click.Argument(["name"]),
+        click.Argument(["file"], type=click.Path(path_type=Path), metavar="FILE.onnx"),
+        click.Option(
+            ["--labels"],
+            metavar="FILE",
+            help="The names of the classes, one a line in their order, or `imagenet`. [default: what is known of NAME]",
+        ),
+        click.Option(["--sha256"], help="Refuse the file if its checksum is another. [default: any]"),
+        click.Option(
+            ["--card"],
+            type=click.Path(path_type=Path),
+            metavar="FILE.toml",
+            help="What to know about the model; weights are filled in. [default: what is known of NAME]",
+        ),
+        click.Option(["--licence"], metavar="SPDX", help=f"[default: what is known of NAME, else {UNKNOWN}]"),
+        click.Option(["--force"], is_flag=True, help="Replace a model of that name. [default: refuse]"),
+    ]
+    return click.Command(
+        "add",
+        params=[*options, *_how_it_is_fed()],
+        callback=_add,
+        help="Copy an ONNX image classifier into the models folder, with a card that says how it is used. It is loaded "
+        "and tried first. Of models that are known, such as resnet50, nothing else need be told.",
+        epilog=EXAMPLE,
+    )
+
+
+command = Models(
+    "models",
+    help="Add your own ONNX classifiers. `sensorium engines` lists all models.",
+    epilog="\b\nExample:\n  sensorium models add resnet50 resnet50.onnx",
+)

@@ -1,0 +1,113 @@
+"""Where words go: results to standard output, errors and progress to standard error. Plain text when piped."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+WIDE = 10_000
+"""Columns when nobody looks: what is piped is not wrapped."""
+
+
+def speak_utf8() -> None:
+    """Have all output in UTF-8, except on a terminal of another encoding that knows Chinese.
+
+    What cannot be written (a file name that is no text) is written as an escape that JSON reads too.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            keep = stream.isatty() and _knows_chinese(stream.encoding)
+            stream.reconfigure(encoding=None if keep else "utf-8", errors="backslashreplace")
+
+
+class Screen:
+    """Standard output and error as people see them."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    @cached_property
+    def out(self) -> Console:
+        """Made when something is drawn: answers for programs need none."""
+        return console()
+
+    @cached_property
+    def err(self) -> Console:
+        return console(stderr=True)
+
+    def show(self, line: Any) -> None:
+        """Write a line for people to standard output, text or rich's Text; long ones are left to the terminal."""
+        self.out.print(line, soft_wrap=True, highlight=False, markup=False)
+
+    def draw(self, table: Any) -> None:
+        """Draw one of rich's tables, fitted to the terminal."""
+        self.out.print(table)
+
+    def write(self, line: str) -> None:
+        """Write a line for programs to standard output, as it is and at once."""
+        if self._bar and self._bar.console is self.out:
+            self.show(line)
+        else:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+
+    def complain(self, sentence: str) -> None:
+        """Write an error or a hint to standard error."""
+        # A bar and a line on the same terminal must go through one console, or they overwrite each other.
+        where = self._bar.console if self._bar else self.err
+        where.print(plain(sentence), style="red", soft_wrap=True, highlight=False, markup=False)
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[Any]:
+        """A bar on the terminal while many things are done; call what it gives after each."""
+        if total < 2 or not sys.stderr.isatty():
+            yield lambda: None
+            return
+        with _bar(self.out if self.out.is_terminal else self.err) as self._bar:
+            task = self._bar.add_task("", total=total)
+            try:
+                yield partial(self._bar.advance, task)
+            finally:
+                self._bar = None
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console for people: colours only on a terminal, and piped lines are never wrapped."""
+    from rich.console import Console
+
+    class Quiet(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # we are inside the handler: the group ends it quietly
+
+    made = Quiet(stderr=stderr, highlight=False, emoji=False)
+    if not made.is_terminal:
+        made.width = WIDE
+    return made
+
+
+def plain(text: str) -> str:
+    """Text from a picture, a file name or a server, without signs that would steer the terminal."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "�" for sign in text)
+
+
+def _bar(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pictures, still"), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+
+
+def _knows_chinese(encoding: str) -> bool:
+    try:
+        "中█■".encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True

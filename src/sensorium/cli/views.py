@@ -1,0 +1,181 @@
+"""Results as a person reads them: one view for each type of result, and one that shows any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from rich.cells import cell_len
+from rich.text import Text
+
+from sensorium.cli.screen import plain
+from sensorium.schemas.analyze import Analysis
+from sensorium.schemas.base import ImageInfo, ImageResult, Meta, Result
+from sensorium.schemas.classify import Classification
+from sensorium.schemas.describe_pixels import PixelDescription
+from sensorium.schemas.read import Reading
+
+BAR = 20
+"""Columns of a full bar."""
+EIGHTHS = " ▏▎▍▌▋▊▉"
+"""The last column of a bar, filled from the left."""
+
+LIGHT = ((0.25, "dark"), (0.75, "of medium light"), (1.01, "bright"))
+RANGE = ((0.08, "flat"), (0.2, "of medium contrast"), (1.01, "rich in contrast"))
+"""Below which measure of brightness and of contrast which word fits, by eye."""
+
+SHAPES = {1.0: "square", 4 / 3: "4:3", 3 / 2: "3:2", 16 / 9: "16:9", 3 / 4: "3:4", 2 / 3: "2:3", 9 / 16: "9:16"}
+
+View = Callable[[Any], Iterator[Text]]
+
+
+def seen(name: str, result: Result, drawing: Path | None = None) -> Text:
+    """All there is to say of one input: its name, the answer, what it took, and where it is drawn."""
+    heading = Text.assemble((plain(name), "bold"), (_picture(result), "dim"))
+    drawn = [Text(f"drawn in {plain(str(drawing))}")] if drawing else []
+    return Text("\n").join([heading, *_indented([*view(result), *_took(result.meta), *drawn])])
+
+
+def view(result: Result) -> Iterator[Text]:
+    """The answer alone."""
+    return next((VIEWS[kind] for kind in type(result).__mro__ if kind in VIEWS), _any)(result)
+
+
+def headline(result: Result) -> str:
+    """The answer in a few words, to write over a picture; empty when there are none."""
+    named = result.classify if isinstance(result, Analysis) else result
+    return f"{named.best.name} {_percent(named.best.score).strip()}" if isinstance(named, Classification) else ""
+
+
+def _classification(result: Classification) -> Iterator[Text]:
+    width = max(cell_len(plain(label.name)) for label in result.labels)
+    for label in result.labels:
+        name = plain(label.name)
+        yield Text.assemble(
+            name, " " * (width - cell_len(name) + 2), _percent(label.score), "  ", (_bar(label.score), "cyan")
+        )
+
+
+def _reading(result: Reading) -> Iterator[Text]:
+    for line in result.lines:
+        yield Text.assemble((_percent(line.score), "dim"), "  ", plain(line.text))
+    if not result.lines:
+        yield Text("no text found", style="dim")
+
+
+def _pixels(result: PixelDescription) -> Iterator[Text]:
+    width = max(len(colour.name) for colour in result.colours)
+    for colour in result.colours:
+        yield Text.assemble(
+            ("██", colour.hex), f" {colour.name:<{width}}  {_percent(colour.share)}  ", (colour.hex, "dim")
+        )
+    sharp = "blurred" if result.blurred else "sharp"
+    yield Text.assemble(
+        f"{_word(result.brightness, LIGHT)}, {_word(result.contrast, RANGE)}, {sharp}",
+        (
+            f"  brightness {result.brightness:.2f}, contrast {result.contrast:.2f}, sharpness {result.sharpness:.0f}",
+            "dim",
+        ),
+    )
+    yield Text(f"{result.megapixels:.2g} megapixels, {_shape(result.aspect)}")
+
+
+def _analysis(result: Analysis) -> Iterator[Text]:
+    for title, part in (("shows", result.classify), ("text", result.read), ("pixels", result.describe_pixels)):
+        if part is not None:
+            yield Text.assemble((title, "bold cyan"))
+            yield from _indented(view(part))
+            yield from _indented(_took(part.meta))
+    for name, failure in result.failures.items():
+        yield Text.assemble((f"{name} has no answer: ", "red"), plain(failure.message))
+
+
+def _any(value: BaseModel) -> Iterator[Text]:
+    """Every field by its name, whatever it is."""
+    for name in type(value).model_fields:
+        held = getattr(value, name)
+        if not isinstance(held, (Meta, ImageInfo)):
+            yield from _field(name.replace("_", " "), held)
+
+
+def _field(name: str, held: Any) -> Iterator[Text]:
+    if isinstance(held, Result):
+        yield Text(name, style="bold cyan")
+        yield from _indented(view(held))
+    elif isinstance(held, BaseModel):
+        yield Text(name, style="bold cyan")
+        yield from _indented(_any(held))
+    elif isinstance(held, (tuple, list)) and any(isinstance(part, BaseModel) for part in held):
+        yield Text(f"{name} ({len(held)})", style="bold cyan")
+        for part in held:
+            yield Text(f"  {_in_one_line(part)}")
+    else:
+        yield Text.assemble((f"{name}: ", "bold"), _in_one_line(held))
+
+
+def _in_one_line(held: Any) -> str:
+    if isinstance(held, BaseModel):
+        return ", ".join(
+            f"{name.replace('_', ' ')} {_in_one_line(getattr(held, name))}" for name in type(held).model_fields
+        )
+    if isinstance(held, (tuple, list)):
+        return f"({', '.join(map(_in_one_line, held))})"
+    if isinstance(held, bool) or held is None:
+        return {True: "yes", False: "no", None: "-"}[held]
+    return f"{held:.3g}" if isinstance(held, float) else plain(str(held))
+
+
+VIEWS: dict[type, View] = {
+    Classification: _classification,
+    Reading: _reading,
+    PixelDescription: _pixels,
+    Analysis: _analysis,
+}
+
+
+def _picture(result: Result) -> str:
+    if not isinstance(result, ImageResult):
+        return ""
+    image = result.image
+    smaller = f", decoded at 1/{1 / image.scale:.0f}" if image.scale < 1 else ""
+    return f"  {image.width} × {image.height} {image.format}{smaller}"
+
+
+def _took(meta: Meta) -> Iterator[Text]:
+    for skipped in meta.skipped:
+        yield Text.assemble((f"{skipped.engine} did not answer: ", "yellow"), plain(skipped.message))
+    said = [
+        meta.engine or "in all",
+        _seconds(meta.seconds) if meta.seconds else "",
+        "remembered" if meta.cached else "",
+    ]
+    if any(said[1:]):
+        yield Text(" · ".join(part for part in said if part), style="dim")
+
+
+def _indented(parts: Iterable[Text]) -> Iterator[Text]:
+    return (Text.assemble("  ", part) for part in parts)
+
+
+def _bar(score: float) -> str:
+    full, rest = divmod(round(score * BAR * 8), 8)
+    return ("█" * full + EIGHTHS[rest]).rstrip()
+
+
+def _percent(score: float) -> str:
+    return " <1 %" if 0 < score < 0.005 else f"{score:4.0%}".replace("%", " %").rjust(5)
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _word(measure: float, words: tuple[tuple[float, str], ...]) -> str:
+    return next(word for bound, word in words if measure < bound)
+
+
+def _shape(aspect: float) -> str:
+    near = next((name for ratio, name in SHAPES.items() if abs(aspect / ratio - 1) < 0.01), f"aspect {aspect:.2f}")
+    return near if aspect == 1 else f"{near} ({'landscape' if aspect > 1 else 'portrait'})"
