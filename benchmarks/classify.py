@@ -1,0 +1,196 @@
+"""A folder of pictures through `sensorium.classify` on two cores, against bare loops with the same preparation and graph.
+
+The bare loops read, decode, prepare, run and rank, and nothing else: no sources, limits, requests, queues or results.
+One is two processes, the other two threads of one; the better of them in each round is the limit. All contestants stay
+loaded and take turns, so that a machine that drifts drifts for all.
+
+Pictures: the 300 of the test data where it is at hand, else scikit-image's photographs as JPEGs of 500 x 375.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CORES = 2
+ROUNDS = 9
+PICTURES = 300
+GOAL = 0.95
+
+Pass = Callable[[], Any]
+"""Works through all of one's pictures once."""
+
+
+def library(paths: list[Path]) -> Pass:
+    import sensorium
+
+    return lambda: sensorium.classify(paths, cache=False)
+
+
+def bare_loop(paths: list[Path]) -> Pass:
+    one = bare_step()
+    return lambda: [one(path) for path in paths]
+
+
+def bare_threads(paths: list[Path]) -> Pass:
+    one, pool = bare_step(), ThreadPoolExecutor(CORES)
+    return lambda: list(pool.map(one, paths))
+
+
+def bare_step() -> Callable[[Path], list[tuple[int, float]]]:
+    """From a file to the five likeliest classes, by what the engine itself calls."""
+    import onnxruntime
+
+    from sensorium.config import load_settings
+    from sensorium.engines.local import onnx_classifier as classifier
+    from sensorium.media import limits
+    from sensorium.media.decode import describe
+    from sensorium.runtimes import weights
+
+    card = classifier.CARDS[0]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    graph = str(weights.onnx_file(card, load_settings().cache_dir))
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    preparation = classifier.Preparation(classifier.read_input(card))
+
+    def one(path: Path) -> list[tuple[int, float]]:
+        opened = describe(path.read_bytes(), path.name)
+        picture = opened.decode(opened.scale_for(preparation.at_least, limits.current()), False)
+        logits = session.run(["logits"], {"input": preparation.fast(picture.pixels)})[0]
+        return classifier.best(classifier.scores_of(logits, "softmax"), 5)
+
+    return one
+
+
+CONTESTANTS: dict[str, tuple[Callable[[list[Path]], Pass], int]] = {
+    "library": (library, 1),
+    "bare loop, 2 processes": (bare_loop, CORES),
+    "bare loop, 2 threads": (bare_threads, 1),
+}
+"""How each is made, and in how many processes it runs."""
+
+
+def work(make: Callable[[list[Path]], Pass], paths: list[Path], orders: Connection) -> None:
+    """What a contestant's process does: get ready, then one pass for each order."""
+    run = make(paths)
+    run()
+    orders.send("ready")
+    while orders.recv():
+        start, busy = time.perf_counter(), time.process_time()
+        run()
+        orders.send((time.perf_counter() - start, time.process_time() - busy))
+
+
+class Measured(NamedTuple):
+    """What one pass over all pictures took."""
+
+    rate: float
+    """Pictures a second, by the slowest process."""
+    cpu_ms: float
+    """Of all cores, for each picture. It tells more than the rate where others use the machine too."""
+
+
+class Contestant:
+    def __init__(self, make: Callable[[list[Path]], Pass], paths: Sequence[Path], processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pictures, self._orders = len(paths), []
+        for part in range(processes):
+            ours, theirs = context.Pipe()
+            share = list(paths[part::processes])
+            context.Process(target=work, args=(make, share, theirs), daemon=True).start()
+            self._orders.append(ours)
+        for orders in self._orders:
+            orders.recv()
+
+    def once(self) -> Measured:
+        """One pass over all pictures."""
+        for orders in self._orders:
+            orders.send(True)
+        seconds, busy = zip(*(orders.recv() for orders in self._orders), strict=True)
+        return Measured(self._pictures / max(seconds), 1000 * sum(busy) / self._pictures)
+
+    def dismiss(self) -> None:
+        for orders in self._orders:
+            orders.send(False)
+
+
+def pictures(spare: Path) -> list[Path]:
+    named = os.environ.get("SENSORIUM_TEST_DATA")
+    data = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+    found = sorted((data / "images-imagenet").glob("*.JPEG"))[:PICTURES]
+    return found or photographs(spare)
+
+
+def photographs(folder: Path) -> list[Path]:
+    """Scikit-image's colour photographs in different cuts, as JPEGs of 500 x 375."""
+    from PIL import Image
+
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        sys.exit("There are no pictures: install scikit-image, or set SENSORIUM_TEST_DATA.")
+    names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+    known = [path for name in names if (path := Path(spec.origin).parent / "data" / name).is_file()]
+    made = []
+    for number in range(PICTURES):
+        with Image.open(known[number % len(known)]) as picture:
+            cut = number / 10
+            whole = picture.convert("RGB").resize((500, 375), box=(cut, cut, picture.width - cut, picture.height - cut))
+        made.append(folder / f"{number}.jpg")
+        whole.save(made[-1], quality=90)
+    return made
+
+
+def measured(paths: list[Path]) -> dict[str, list[Measured]]:
+    contestants = {name: Contestant(make, paths, processes) for name, (make, processes) in CONTESTANTS.items()}
+    passes: dict[str, list[Measured]] = {name: [] for name in contestants}
+    for _ in range(ROUNDS):
+        for name, contestant in contestants.items():
+            passes[name].append(contestant.once())
+    for contestant in contestants.values():
+        contestant.dismiss()
+    return passes
+
+
+def line(name: str, passes: list[Measured]) -> dict[str, Any]:
+    rates = [one.rate for one in passes]
+    return {
+        "contestant": name,
+        "images_per_second": round(statistics.median(rates), 1),
+        "least": round(min(rates), 1),
+        "most": round(max(rates), 1),
+        "cpu_ms_per_image": round(statistics.median(one.cpu_ms for one in passes), 2),
+    }
+
+
+def main() -> int:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    os.environ |= {"SENSORIUM_THREADS": str(CORES), "SENSORIUM_RUNNING": str(2 * CORES + 2)}
+    with tempfile.TemporaryDirectory() as spare:
+        passes = measured(pictures(Path(spare)))
+    lines = [line(name, each) for name, each in passes.items()]
+    for each in lines:
+        print(json.dumps(each))
+    ratio = statistics.median(
+        own.rate / max(one.rate for one in bare) for own, *bare in zip(*passes.values(), strict=True)
+    )
+    figures = {"images_per_second": lines[0]["images_per_second"], "ratio": round(ratio, 3)}
+    met = ratio >= GOAL
+    print(json.dumps({"bench": "classify", "figures": figures, "goals": {"ratio": GOAL}, "met": met}))
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

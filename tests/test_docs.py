@@ -1,0 +1,66 @@
+"""What the pages say is true: their code runs, their links lead somewhere, and both languages are in step."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pictures import photograph, png
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@each_page
+def test_the_python_on_the_page_runs(page: Path, tmp_path: Path) -> None:
+    if not blocks(page):
+        pytest.skip("the page has no Python to run")
+    (tmp_path / "cat.jpg").write_bytes(photograph())
+    (tmp_path / "page.png").write_bytes(png())
+    (tmp_path / "broken.jpg").write_bytes(photograph()[:500])
+    script = "\n".join(blocks(page))
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "broken.jpg" in done.stdout or "broken.jpg" not in script
+
+
+@each_page
+def test_the_links_on_the_page_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_both_readmes_have_the_same_code_and_headings() -> None:
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    for pattern in (r"^## ", r"^    (?:make|sensorium|curl) [^#\n]*", r"^\| `\w+`"):
+        assert [found.strip() for found in re.findall(pattern, english, re.MULTILINE)] == [
+            found.strip() for found in re.findall(pattern, chinese, re.MULTILINE)
+        ]
+    code = [re.sub(r"#.*", "", block) for page in PAGES[:2] for block in blocks(page)]
+    assert code[: len(code) // 2] == code[len(code) // 2 :]
+
+
+def test_pages_that_derive_from_the_code_are_in_step() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_target_that_the_pages_name_is_in_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for page in PAGES[:2]:
+        for target in re.findall(r"^    make (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
