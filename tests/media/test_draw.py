@@ -75,6 +75,22 @@ def test_odd_marks_do_no_harm(blank: Image, mark: Mark) -> None:
     assert annotate(blank, [mark], title=mark.caption).width == 600
 
 
+def test_captions_that_would_cover_other_lines_are_listed_beside_the_picture(blank: Image) -> None:
+    lines = [tuple((x, y + 30.0 * line) for x, y in ((10, 10), (400, 10), (400, 35), (10, 35))) for line in range(4)]
+    drawn = annotate(blank, [Mark(points, f"第 {number} line") for number, points in enumerate(lines)])
+    assert drawn.width > 600
+    beside = drawn.crop((600, 0, drawn.width, drawn.height))
+    assert ink(beside.convert("RGB")) > 500
+    inside = np.asarray(drawn)[75:90, 100:390]  # the third line keeps its words uncovered
+    assert inside.min() == 255
+
+
+def test_a_list_longer_than_the_picture_makes_room_for_itself() -> None:
+    small = Source.of(encoded(Pillow.new("RGB", (200, 20), "white"), "PNG")).image_now()
+    marks = [Mark(((x, 2), (x + 9, 2), (x + 9, 18), (x, 18)), f"word {x}") for x in range(0, 190, 10)]
+    assert annotate(small, marks).height > 19 * 15
+
+
 def test_a_title_stands_above(blank: Image) -> None:
     assert annotate(blank, [], "标题").height > 400
 

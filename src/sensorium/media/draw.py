@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import html
 import io
+import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
     from sensorium.media.image import Image
     from sensorium.media.source import Source
+
+Outline = list[tuple[float, float]]
+Box = tuple[int, int, int, int]
+
+PAPER = (250, 250, 250)
+"""Behind a list of captions."""
 
 COLOURS = ((230, 25, 75), (0, 130, 200), (60, 140, 60), (145, 30, 180), (200, 90, 0), (0, 110, 110))
 """Of outlines, in turn: dark enough for white words, and apart from each other for the colour-blind too."""
@@ -63,7 +70,9 @@ class Mark:
 def annotate(image: Image, marks: Sequence[Mark], title: str = "") -> Picture:
     """The picture, as a Pillow image, with outlines, their captions, and a title on a strip above.
 
-    Captions that no font at hand can write become the number of their mark, as do all others then.
+    Captions stand at their outlines; where they would cover other outlines, as in a page of text, numbers
+    stand there, and the captions in a list beside the picture. Captions that no font at hand can write
+    become the number of their mark, as do all others then.
     """
     from PIL import Image as Pillow
     from PIL import ImageDraw
@@ -71,14 +80,16 @@ def annotate(image: Image, marks: Sequence[Mark], title: str = "") -> Picture:
     picture = Pillow.fromarray(image.pixels).copy()
     draw = ImageDraw.Draw(picture)
     size = max(12, min(picture.size) // 32)
-    for number, (mark, caption) in enumerate(zip(marks, _captions(marks, size), strict=True)):
-        points = [(x * image.scale, y * image.scale) for x, y in mark.points]
-        colour = COLOURS[number % len(COLOURS)]
-        if len(points) > 1:
-            draw.line([*points, points[0]], fill=colour, width=max(2, size // 6), joint="curve")
-        if caption is not None and points:
-            _label(draw, caption, points, colour, picture.size)
-    return _titled(picture, title, size)
+    outlines = [[(x * image.scale, y * image.scale) for x, y in mark.points] for mark in marks]
+    captions = _captions(marks, size)
+    crowded = _crowded(outlines, captions, picture.size)
+    labels = _numbers(len(marks), size) if crowded else captions
+    for outline, label, colour in zip(outlines, labels, itertools.cycle(COLOURS)):
+        if len(outline) > 1:
+            draw.line([*outline, outline[0]], fill=colour, width=max(2, size // 6), joint="curve")
+        if label is not None and outline:
+            _label(draw, label, _label_box(label, outline, picture.size), colour)
+    return _titled(_listed(picture, captions, size) if crowded else picture, title, size)
 
 
 def encode(picture: Picture, suffix: str) -> bytes:
@@ -126,16 +137,64 @@ def _smaller_and_smaller(picture: Picture) -> Iterator[bytes]:
         side = side * 3 // 4
 
 
-def _label(
-    draw: Any, caption: Picture, points: Iterable[tuple[float, float]], colour: tuple[int, int, int], size: Any
-) -> None:
-    """White words on the mark's colour, above its top left corner, and always within the picture."""
-    left, top = min(points, key=lambda point: point[1] + point[0] / 4)
-    width, height = caption.width + 6, caption.height + 4
+def _label(draw: Any, label: Picture, box: Box, colour: tuple[int, int, int]) -> None:
+    """White words on the mark's colour."""
+    draw.rectangle(box, fill=colour)
+    draw.bitmap((box[0] + 3, box[1] + 2), label, fill=(255, 255, 255))
+
+
+def _label_box(label: Picture, outline: Outline, size: tuple[int, int]) -> Box:
+    """Above the outline's top left corner, and always within the picture: left, top, right, bottom."""
+    left, top = min(outline, key=lambda point: point[1] + point[0] / 4)
+    width, height = label.width + 6, label.height + 4
     x = max(0, min(round(left), size[0] - width))
     y = max(0, min(round(top) - height, size[1] - height))
-    draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.bitmap((x + 3, y + 2), caption, fill=(255, 255, 255))
+    return x, y, x + width, y + height
+
+
+def _crowded(outlines: Sequence[Outline], captions: Sequence[Picture | None], size: tuple[int, int]) -> bool:
+    """Whether a caption would cover another outline, or another caption."""
+    shown = [(number, outline) for number, outline in enumerate(outlines) if outline]
+    boxes = {number: _around(outline) for number, outline in shown}
+    labels = {number: _label_box(words, outlines[number], size) for number in boxes if (words := captions[number])}
+    return any(
+        _overlap(label, boxes[other]) or (other in labels and _overlap(label, labels[other]))
+        for number, label in labels.items()
+        for other in boxes
+        if other != number
+    )
+
+
+def _around(outline: Outline) -> Box:
+    xs, ys = zip(*outline, strict=True)
+    return round(min(xs)), round(min(ys)), round(max(xs)), round(max(ys))
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _listed(picture: Picture, captions: Sequence[Picture | None], size: int) -> Picture:
+    """The picture, and right of it all captions one below the other, each after its number."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    step = round(1.7 * size)
+    width = max(words.width for words in captions if words) + 4 * size
+    whole = Pillow.new("RGB", (picture.width + width, max(picture.height, step * (len(captions) + 1))), PAPER)
+    whole.paste(picture)
+    draw = ImageDraw.Draw(whole)
+    x, y = picture.width + size // 2, size // 2
+    for number, words, colour in zip(_numbers(len(captions), size), captions, itertools.cycle(COLOURS)):
+        _label(draw, number, (x, y, x + number.width + 6, y + number.height + 4), colour)
+        if words is not None:
+            draw.bitmap((x + 3 * size, y + 2), words, fill=(0, 0, 0))
+        y += step
+    return whole
+
+
+def _numbers(count: int, size: int) -> list[Picture]:
+    return [_written(_fonts(size)[0], str(number)) for number in range(1, count + 1)]
 
 
 def _titled(picture: Picture, title: str, size: int) -> Picture:
@@ -155,7 +214,7 @@ def _captions(marks: Sequence[Mark], size: int) -> list[Picture | None]:
     written = [_lettering(mark.caption, size) if mark.caption.strip() else None for mark in marks]
     if all(words or not mark.caption.strip() for mark, words in zip(marks, written, strict=True)):
         return written
-    return [_lettering(str(number), size) for number in range(1, len(marks) + 1)]
+    return [*_numbers(len(marks), size)]
 
 
 def _lettering(text: str, size: int) -> Picture | None:
