@@ -237,7 +237,7 @@ class Session:
         outputs = self._outputs(feed)
         if any(len(array) != len(batch) for array in outputs.values()):
             raise ValueError("it does not give one answer for each input of a batch")
-        # Copies: a view would keep its whole batch in memory, and let neighbours write to one another.
+        # Copies: a view would keep its whole batch in memory.
         return [
             {name: array[place : place + 1].copy() for name, array in outputs.items()} for place in range(len(batch))
         ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
@@ -247,6 +247,8 @@ class Preparation:
         import PIL.Image
 
         self._cv2, self._np, self._pillow, self._spec = cv2, np, PIL.Image, spec
+        # Pictures are many and small: OpenCV's own threads only contend with those that prepare and run.
+        cv2.setNumThreads(1)
         levels = np.arange(256)[:, None] * spec.scale
         table = (levels - np.asarray(spec.mean)) / np.asarray(spec.std)
         # All values that a channel can become: as cheap as arithmetic, and the same on both paths.
@@ -273,7 +275,7 @@ class Preparation:
         cv2, (height, width) = self._cv2, self._spec.shape
         left, top, right, bottom = self._part(pixels)
         x, y = int(left), int(top)
-        part = pixels[y : ceil(bottom), x : ceil(right)]
+        part = pixels[y : math.ceil(bottom), x : math.ceil(right)]
         across, down = (right - left) / width, (bottom - top) / height
         if max(across, down) > self.LINEAR_UP_TO:
             return self._normalised(cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA))
@@ -321,14 +323,15 @@ def scores_of(output: Tensor, activation: str) -> Scores:
     import numpy as np
 
     values: Scores = output.reshape(-1).astype(np.float32, copy=False)
-    with np.errstate(invalid="ignore", over="ignore"):  # infinities become what is no number, and are refused below
-        if activation == "softmax":
-            values = np.exp(values - values.max())
-            values /= values.sum()
-        elif activation == "sigmoid":
-            values = np.reciprocal(1 + np.exp(-values))
+    if activation == "none":
+        lowest, highest = float(values.min()), float(values.max())
+    else:
+        with np.errstate(invalid="ignore", over="ignore"):  # what comes of infinities is refused below
+            powers = np.exp(values - values.max() if activation == "softmax" else -values)
+            total = powers.sum()
+            values = powers / total if activation == "softmax" else np.reciprocal(1 + powers)
+        lowest, highest = 0.0, (math.nan if math.isnan(total) else 1.0)
     # Not written as a < b or c > d: of what is no number, neither is true. Half floats are off by up to 1e-3.
-    lowest, highest = float(values.min()), float(values.max())
     if not (lowest >= -1e-3 and highest <= 1 + 1e-3):
         raise EngineFailed(
             "The model's output is no probability",
