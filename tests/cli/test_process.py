@@ -86,6 +86,11 @@ def test_a_reader_that_leaves_is_no_error(photos: Path) -> None:
     assert said == b""
 
 
+def interruptible() -> None:
+    """Undo what a shell's `&` leaves to children: they ignore interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
 def test_an_interrupt_ends_with_130_and_no_traceback(photos: Path, tmp_path: Path) -> None:
     card = 'name = "slow"\nkind = "fake"\ntasks = ["*"]\nlicence = "MIT"\n[quirks]\nseconds = 30.0\n'
@@ -97,6 +102,7 @@ def test_an_interrupt_ends_with_130_and_no_traceback(photos: Path, tmp_path: Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
+        preexec_fn=interruptible,
     )
     assert process.stdout is not None
     process.stdout.readline()
