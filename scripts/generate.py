@@ -103,6 +103,7 @@ def stub(define: str, *, with_exports: bool) -> str:
     tasks = [task for task in Registry().tasks if task.request.__module__.startswith("sensorium.")]
     imports = sorted({_import(task.answer) for task in tasks} | {_import(SensoriumError)})
     exports = (
+        "from sensorium import aio as aio\n"
         "from sensorium.config import Settings as Settings\n"
         "from sensorium.media.source import Source as Source\n"
         "from sensorium.service import Sensorium as Sensorium\n"

@@ -16,6 +16,7 @@ from sensorium.engines import fake
 from sensorium.errors import (
     DeadlineExceeded,
     EngineFailed,
+    InvalidConfiguration,
     InvalidRequest,
     Overloaded,
     ReaderStalled,
@@ -225,6 +226,8 @@ async def test_names_are_found_whatever_their_capitals_and_near_ones_are_told(op
             await sensorium.run(classify(model="efficientnet_lite9"))
         with pytest.raises(UnknownModel, match="does not classify"):
             await sensorium.run(classify(model="ppocr_v6"))
+        with pytest.raises(UnknownModel, match=r"models\.classify"):
+            await sensorium.run(AnalyzeRequest(image=Source.of(jpeg()), model="efficientnet_lite0"))
         with pytest.raises(UnknownTask, match="classify"):
             sensorium.registry.task("clasify")
 
@@ -263,6 +266,25 @@ async def test_a_task_without_any_model_says_what_to_set(opened: Open) -> None:
         object.__setattr__(task, "default", None)
         with pytest.raises(InvalidRequest, match=r"models\.classify"):
             await sensorium.run(classify(model=None))
+
+
+async def test_a_setting_for_a_task_that_does_not_exist_is_refused(opened: Open) -> None:
+    with pytest.raises(InvalidConfiguration, match="clasify"):
+        async with opened(models={"clasify": ["fake"]}):
+            pass
+
+
+async def test_the_first_request_says_how_long_the_model_took_to_load(opened: Open) -> None:
+    async with opened() as sensorium:
+        first, second = await sensorium.run_all([classify(), classify(jpeg(seed=1))])
+    assert 0 < first.meta.loading_seconds <= first.meta.seconds
+    assert second.meta.loading_seconds <= second.meta.seconds
+
+
+async def test_a_composed_answer_is_signed_by_its_task(opened: Open) -> None:
+    async with opened(models={"classify": ["fake"]}) as sensorium:
+        result = await sensorium.run(AnalyzeRequest(image=Source.of(jpeg()), parts=("classify",)))
+    assert (result.meta.engine, result.classify.meta.engine) == ("analyze", "fake@1")
 
 
 async def test_requests_and_failures_are_counted(opened: Open) -> None:

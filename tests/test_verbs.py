@@ -125,6 +125,15 @@ def test_results_draw_themselves_in_a_notebook() -> None:
     assert "data:image/jpeg;base64," in html
 
 
+@pytest.mark.parametrize("verb", ["classify", "read", "analyze"])
+def test_a_plain_script_ends_in_silence(verb: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg())
+    script = f"import sensorium, asyncio; sensorium.{verb}('a.jpg'); asyncio.run(sensorium.aio.{verb}('a.jpg'))"
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_every_task_is_offered_with_its_help() -> None:
     assert {"classify", "read", "describe_pixels", "analyze"} <= set(dir(sensorium))
     assert inspect.getdoc(sensorium.classify) == "Name what a picture shows."

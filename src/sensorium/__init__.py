@@ -1,4 +1,4 @@
-"""Understand images, video and sound on your own machines.
+"""Understand images on your own machines.
 
     import sensorium
 
@@ -12,8 +12,8 @@ a result or a SensoriumError.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from importlib import import_module as _import_module
+from typing import Any as _Any
 
 __version__ = "0.1.0"
 
@@ -26,10 +26,12 @@ _EXPORTS = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
     """Exports on demand, so that `import sensorium` stays light."""
     if name in _EXPORTS:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
+        return getattr(_import_module(_EXPORTS[name]), name)
+    if name == "aio":
+        return _import_module("sensorium.aio")
     if not name.startswith("_"):
         from sensorium.discovery import TASKS, modules
 
@@ -44,4 +46,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     from sensorium.discovery import TASKS, modules
 
-    return sorted({*globals(), *_EXPORTS, *modules(TASKS)})
+    return sorted({"__doc__", "__version__", "aio", *_EXPORTS, *modules(TASKS)})

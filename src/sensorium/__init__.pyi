@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from typing import Literal, overload
 
+from sensorium import aio as aio
 from sensorium.config import Settings as Settings
 from sensorium.errors import SensoriumError as SensoriumError
 from sensorium.media.source import Source as Source

@@ -8,9 +8,18 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from typing import Any
 
+from sensorium import discovery
 from sensorium.config import Settings, load_settings
 from sensorium.engine import Call, Card, Event, Host, Listener, Options, ignore
-from sensorium.errors import DeadlineExceeded, InvalidRequest, ReaderStalled, SensoriumError, ServiceClosed
+from sensorium.errors import (
+    DeadlineExceeded,
+    InvalidConfiguration,
+    InvalidRequest,
+    ReaderStalled,
+    SensoriumError,
+    ServiceClosed,
+    UnknownModel,
+)
 from sensorium.layers import stack
 from sensorium.layers.loaded import Loaded
 from sensorium.media import limits
@@ -33,13 +42,14 @@ class Sensorium:
 
     def __init__(self, settings: Settings | None = None, registry: Registry | None = None) -> None:
         self.settings = settings or load_settings()
+        _check_tasks(self.settings)
         self.registry = registry or Registry(self.settings.models_dir)
         self.store = _store(self.settings)
         self._host = Host(cache_dir=self.settings.cache_dir, threads=self.settings.threads)
         self._limits = limits_of(self.settings)
         self._loaded: dict[str, Loaded] = {}
         self._models: dict[str, stack.AnyEngine] = {}
-        self._stacks: dict[tuple[str, ...], stack.AnyEngine] = {}
+        self._stacks: dict[tuple[str, str | None], stack.AnyEngine] = {}
         self._closed = False
         self._door = stack.for_door(_Dispatch(self), running=self.settings.running, waiting=self.settings.waiting)
 
@@ -127,12 +137,24 @@ class Sensorium:
         return task.tidy(request, await self._stack(task, request.model).run(request, call))
 
     def _stack(self, task: Task, model: str | None) -> stack.AnyEngine:
-        names = [model] if model else self._preferred(task)
-        cards = [self.registry.card(name, task.name) for name in names]
-        key = (task.name, *(card.id for card in cards))
-        if key not in self._stacks:
-            self._stacks[key] = self._build(task, cards)
-        return self._stacks[key]
+        return self._stacks.get((task.name, model)) or self._new_stack(task, model)
+
+    def _new_stack(self, task: Task, model: str | None) -> stack.AnyEngine:
+        cards = [self._card(task, name) for name in ([model] if model else self._preferred(task))]
+        built = self._build(task, cards)
+        # Kept for exact names only: of aliases and ways to write them there is no end.
+        if model is None or model in (cards[0].name, cards[0].id):
+            self._stacks[task.name, model] = built
+        return built
+
+    def _card(self, task: Task, name: str) -> Card:
+        try:
+            return self.registry.card(name, task.name)
+        except UnknownModel as error:
+            if task.run is None:
+                raise
+            fix = "Name them in the setting `models`, for instance `models.classify`"
+            raise UnknownModel(f"{task.name} asks models for its parts, and takes none itself", fix=fix) from error
 
     def _preferred(self, task: Task) -> list[str]:
         if task.run is not None:
@@ -242,6 +264,16 @@ async def _within(seconds: float, work: Any) -> Any:
         if not limit.expired():
             raise
         raise DeadlineExceeded(f"No answer within {seconds:g} s", fix="Allow more time with `timeout`") from error
+
+
+def _check_tasks(settings: Settings) -> None:
+    known = discovery.modules(discovery.TASKS)
+    for name in settings.models:
+        if name not in known:
+            raise InvalidConfiguration(
+                f"The setting `models` names a task {name!r} that does not exist",
+                fix=f"There are: {', '.join(sorted(known))}",
+            )
 
 
 def _store(settings: Settings) -> Store | None:

@@ -7,7 +7,6 @@ notebooks and running loops, from any thread, and again after a fork.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
@@ -58,7 +57,6 @@ def background() -> Background:
         return _background
 
 
-@atexit.register
 def close() -> None:
     """Give all models, threads and files back; the next verb starts anew."""
     global _background
@@ -66,6 +64,11 @@ def close() -> None:
         if _background is not None:
             _background.close()
         _background = None
+
+
+# Not `atexit`, which comes after the thread pools have shut down: closing needs them. Theirs is registered the same way,
+# and the last registered runs first.
+threading._register_atexit(close)  # type: ignore[attr-defined]
 
 
 def verb(task: str) -> Callable[..., Any]:

@@ -132,4 +132,4 @@ async def _replay(record: bytes, request: Request, call: Call) -> Result:
     for event in events:
         await call.emit(Delta(event) if isinstance(event, str) else Item(*event))
     result = request.answer.model_validate(fields)
-    return result.model_copy(update={"meta": result.meta.model_copy(update={"cached": True})})
+    return result.stamped(result.meta.model_copy(update={"cached": True, "loading_seconds": 0.0}))

@@ -36,7 +36,7 @@ class Fallback:
 def _with(result: Result, skipped: list[Skipped]) -> Result:
     if not skipped:
         return result
-    return result.model_copy(update={"meta": result.meta.model_copy(update={"skipped": tuple(skipped)})})
+    return result.stamped(result.meta.model_copy(update={"skipped": tuple(skipped)}))
 
 
 def _all_failed(skipped: list[Skipped], last: SensoriumError) -> Unavailable:

@@ -30,8 +30,9 @@ class Loaded:
         return self._ready
 
     async def run(self, request: Request, call: Call) -> Result:
-        await self.load()
         start = time.perf_counter()
+        await self.load()
+        ready = time.perf_counter()
         try:
             result = await self._engine.run(request, call)
         except SensoriumError:
@@ -39,7 +40,7 @@ class Loaded:
         except Exception as error:
             raise _ours(error, self._card) from error
         took = time.perf_counter() - start
-        return result.model_copy(update={"meta": Meta(engine=self._card.id, seconds=took)})
+        return result.stamped(Meta(engine=self._card.id, seconds=took, loading_seconds=ready - start))
 
     async def load(self) -> None:
         """Make the model ready; at once when it is. A failure is told to this caller, and tried again for the next."""

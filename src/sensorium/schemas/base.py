@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sensorium.errors import InvalidRequest
 from sensorium.media.draw import Mark
@@ -48,9 +48,11 @@ class Meta(Frozen):
     """How an answer came about. Everything that may differ between two equal answers is here."""
 
     engine: str = Field(default="", examples=["efficientnet_lite0@1"])
-    """What answered, as model@version."""
+    """What answered, as model@version; of a composed task, the task's name."""
     seconds: float = Field(default=0.0, ge=0, examples=[0.012])
     """From the request's arrival to the answer."""
+    loading_seconds: float = Field(default=0.0, ge=0)
+    """How much of that went into loading the model, which only the first requests wait for."""
     cached: bool = False
     """Whether the answer was remembered rather than worked out."""
     skipped: tuple[Skipped, ...] = ()
@@ -63,6 +65,16 @@ class Result(Frozen):
     """The whole answer to a request."""
 
     meta: Meta = Meta()
+
+    def stamped(self, meta: Meta) -> Self:
+        """The same answer with another account of how it came about."""
+        # What `model_copy` does, without its checks: this runs several times for each answer.
+        twin = type(self).__new__(type(self))
+        object.__setattr__(twin, "__dict__", {**self.__dict__, "meta": meta})
+        object.__setattr__(twin, "__pydantic_fields_set__", {*self.__pydantic_fields_set__, "meta"})
+        object.__setattr__(twin, "__pydantic_extra__", None)
+        object.__setattr__(twin, "__pydantic_private__", None)
+        return twin
 
     def marks(self) -> tuple[Mark, ...]:
         """What to draw on the picture that the answer is about."""
@@ -126,20 +138,23 @@ class ImageInfo(Frozen):
 class ImageResult(Result):
     """An answer about one picture. Coordinates are pixels of the picture as sent, upright."""
 
+    # Beside the fields: pydantic's private attributes cost 30 us for each result.
+    __slots__ = ("_source",)
+
     image: ImageInfo
-    _source: Source | None = PrivateAttr(default=None)
 
     def attach(self, source: Source) -> None:
         """Remember which picture this is about, so that a notebook can draw on it. Not part of the value."""
-        self._source = source
+        object.__setattr__(self, "_source", source)
 
     def _repr_html_(self) -> str | None:
         """The answer drawn on its picture, for notebooks."""
-        if self._source is None:
+        source = getattr(self, "_source", None)
+        if source is None:
             return None
         from sensorium.media.draw import html_of
 
-        return html_of(self._source, self.marks())
+        return html_of(source, self.marks())
 
 
 def checked(model: type[Model], fields: Mapping[str, Any], what: str) -> Model:
