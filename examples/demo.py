@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "page.png", "rocket.jpg")
+PHOTOGRAPHS = ("chelsea.png", "coffee.png", "page.png", "rocket.jpg")
 OUT = Path("demo-out")
 
 

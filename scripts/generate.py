@@ -48,6 +48,9 @@ def errors_page() -> str:
         f"| `{kind.code}` | {_status(kind)} | {_first_line(kind)} | {kind.remedy} | {'yes' if kind.retryable else 'no'} |"
         for kind in every_error()[1:]
     ]
+    rows += [
+        f"| `{code}` | {status} | {said} | See `/openapi.json`. | no |" for code, (status, said) in http_codes().items()
+    ]
     head = "| code | HTTP | what happened | what to do | may trying again help? |\n|---|---|---|---|---|"
     return f"""# Errors
 
@@ -162,6 +165,14 @@ def _status(kind: type[SensoriumError]) -> int:
     from sensorium.server.facades.status import status_of
 
     return status_of(kind)
+
+
+def http_codes() -> dict[str, tuple[int, str]]:
+    """What only an HTTP client can meet."""
+    from sensorium.server.facades.status import HTTP_CODES
+
+    said = {"not_found": "No route has that path.", "method_not_allowed": "The route does not take that method."}
+    return {code: (status, said[code]) for code, status in HTTP_CODES.items()}
 
 
 def _brings(card: Any) -> str:

@@ -113,7 +113,10 @@ def load_settings(**given: object) -> Settings:
         return Settings(**given)  # type: ignore[arg-type] # pydantic checks them
     except ValidationError as error:
         raise InvalidConfiguration(
-            "The settings are wrong", why=wrong_fields(error), fix="docs/settings.md lists all of them"
+            "The settings are wrong", why=wrong_fields(error, Settings), fix="docs/settings.md lists all of them"
         ) from error
-    except (SettingsError, ValueError, OSError) as error:  # JSON in the environment, TOML in the file
-        raise InvalidConfiguration("The settings cannot be read", why=str(error)) from error
+    except SettingsError as error:
+        fix = 'Write lists and tables as JSON, such as `["a", "b"]`'
+        raise InvalidConfiguration("The settings in the environment cannot be read", why=str(error), fix=fix) from error
+    except (ValueError, OSError) as error:
+        raise InvalidConfiguration(f"{config_file()} cannot be read", why=str(error)) from error

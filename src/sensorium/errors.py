@@ -151,7 +151,7 @@ class Unavailable(SensoriumError):
     """Nothing is wrong with the request: it cannot be served here, or not now."""
 
     code = "unavailable"
-    remedy = "Try again later, or elsewhere."
+    remedy = "Read the message: it says what is missing here."
 
 
 class MissingDependency(Unavailable):

@@ -154,7 +154,7 @@ def read_card(path: Path) -> Card:
     try:
         card = Card.model_validate({**tomllib.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
     except ValidationError as error:
-        raise InvalidModel(f"The card {path} is wrong", why=wrong_fields(error)) from error
+        raise InvalidModel(f"The card {path} is wrong", why=wrong_fields(error, Card)) from error
     except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
         raise InvalidModel(f"The card {path} cannot be read", why=str(error)) from error
     if card.weights and card.weights.package is None and card.weights.sha256 is None:

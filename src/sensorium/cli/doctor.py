@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -60,8 +60,15 @@ def command(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"ok": healthy, "checks": [asdict(check) for check in checks]}, ensure_ascii=False))
     else:
-        click.echo("All is well." if healthy else "Something is wrong: mend what is marked `bad`, from the top.")
+        click.echo(_summary(checks))
     return 0 if healthy else 1
+
+
+def _summary(checks: Sequence[Check]) -> str:
+    if any(check.health == "bad" for check in checks):
+        return "Something is wrong: mend what is marked `bad`, from the top."
+    notes = sum(check.health == "note" for check in checks)
+    return f"The main job works. Worth a look: what is marked `note` ({notes})." if notes else "All is well."
 
 
 def _show(check: Check) -> None:

@@ -64,6 +64,13 @@ def _free(place: PurePath, taken: set[str]) -> PurePath:
     return free
 
 
+def _umask() -> int:
+    """What the user takes from the rights of new files; asking means setting."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def _put(target: Path, picture: bytes) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +78,7 @@ def _put(target: Path, picture: bytes) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(picture)
+            Path(name).chmod(0o666 & ~_umask())  # a temporary file is its owner's alone
             Path(name).replace(target)
         finally:
             Path(name).unlink(missing_ok=True)

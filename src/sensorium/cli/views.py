@@ -148,7 +148,8 @@ def _took(meta: Meta) -> Iterator[Text]:
         yield Text.assemble((f"{skipped.engine} did not answer: ", "yellow"), plain(skipped.message))
     said = [
         meta.engine or "in all",
-        _seconds(meta.seconds) if meta.seconds else "",
+        _seconds(meta.seconds - meta.loading_seconds) if meta.seconds else "",
+        f"and {_seconds(meta.loading_seconds)} to load" if meta.loading_seconds > 0.1 else "",
         "remembered" if meta.cached else "",
     ]
     if any(said[1:]):

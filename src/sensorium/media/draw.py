@@ -78,18 +78,17 @@ def annotate(image: Image, marks: Sequence[Mark], title: str = "") -> Picture:
     from PIL import ImageDraw
 
     picture = Pillow.fromarray(image.pixels).copy()
-    draw = ImageDraw.Draw(picture)
     size = max(12, min(picture.size) // 32)
     outlines = [[(x * image.scale, y * image.scale) for x, y in mark.points] for mark in marks]
     captions = _captions(marks, size)
-    crowded = _crowded(outlines, captions, picture.size)
-    labels = _numbers(len(marks), size) if crowded else captions
-    for outline, label, colour in zip(outlines, labels, itertools.cycle(COLOURS)):
-        if len(outline) > 1:
-            draw.line([*outline, outline[0]], fill=colour, width=max(2, size // 6), joint="curve")
-        if label is not None and outline:
-            _label(draw, label, _label_box(label, outline, picture.size), colour)
-    return _titled(_listed(picture, captions, size) if crowded else picture, title, size)
+    if _crowded(outlines, captions, picture.size):
+        return _titled(_with_list(picture, outlines, captions, size), title, size)
+    draw = ImageDraw.Draw(picture)
+    for outline, caption, colour in zip(outlines, captions, itertools.cycle(COLOURS)):
+        _draw_outline(draw, outline, colour, size)
+        if caption is not None and outline:
+            _label(draw, caption, _label_box(caption, outline, picture.size), colour)
+    return _titled(picture, title, size)
 
 
 def encode(picture: Picture, suffix: str) -> bytes:
@@ -174,23 +173,43 @@ def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _listed(picture: Picture, captions: Sequence[Picture | None], size: int) -> Picture:
-    """The picture, and right of it all captions one below the other, each after its number."""
+def _with_list(picture: Picture, outlines: Sequence[Outline], captions: Sequence[Picture | None], size: int) -> Picture:
+    """The picture with a number left of each outline, and right of it the captions, each after its number."""
     from PIL import Image as Pillow
     from PIL import ImageDraw
 
-    step = round(1.7 * size)
-    width = max(words.width for words in captions if words) + 4 * size
-    whole = Pillow.new("RGB", (picture.width + width, max(picture.height, step * (len(captions) + 1))), PAPER)
-    whole.paste(picture)
-    draw = ImageDraw.Draw(whole)
-    x, y = picture.width + size // 2, size // 2
-    for number, words, colour in zip(_numbers(len(captions), size), captions, itertools.cycle(COLOURS)):
-        _label(draw, number, (x, y, x + number.width + 6, y + number.height + 4), colour)
+    numbers = _numbers(len(captions), size)
+    gutter, step = max(number.width for number in numbers) + 8, round(1.7 * size)
+    beside = max(words.width for words in captions if words) + gutter + 2 * size
+    height = max(picture.height, step * (len(captions) + 1))
+    whole = Pillow.new("RGB", (gutter + picture.width + beside, height), PAPER)
+    whole.paste(picture, (gutter, 0))
+    draw, x = ImageDraw.Draw(whole), gutter + picture.width + size // 2
+    for place, (number, words, colour) in enumerate(zip(numbers, captions, itertools.cycle(COLOURS))):
+        outline = [(across + gutter, down) for across, down in outlines[place]]
+        _draw_outline(draw, outline, colour, size)
+        if outline:
+            left, top, _, bottom = _around(outline)
+            _label(
+                draw,
+                number,
+                _box_at(max(0, left - number.width - 7), (top + bottom - number.height) // 2, number),
+                colour,
+            )
+        y = size // 2 + place * step
+        _label(draw, number, _box_at(x, y, number), colour)
         if words is not None:
-            draw.bitmap((x + 3 * size, y + 2), words, fill=(0, 0, 0))
-        y += step
+            draw.bitmap((x + gutter + size // 2, y + 2), words, fill=(0, 0, 0))
     return whole
+
+
+def _draw_outline(draw: Any, outline: Outline, colour: tuple[int, int, int], size: int) -> None:
+    if len(outline) > 1:
+        draw.line([*outline, outline[0]], fill=colour, width=max(2, size // 6), joint="curve")
+
+
+def _box_at(x: int, y: int, label: Picture) -> Box:
+    return x, y, x + label.width + 6, y + label.height + 4
 
 
 def _numbers(count: int, size: int) -> list[Picture]:
@@ -246,8 +265,9 @@ def _can_write(font: Any, line: str) -> bool:
         return True
     if not hasattr(font, "getmask2"):
         return False  # Pillow was built without FreeType
+    # A sign that a font lacks comes out as the box of one that no font has, or as nothing at all.
     missing = bytes(font.getmask("\U0010ffff"))
-    return all(bytes(font.getmask(sign)) != missing for sign in set(line) if not sign.isspace())
+    return all(any(ink := bytes(font.getmask(sign))) and ink != missing for sign in set(line) if not sign.isspace())
 
 
 def _written(font: Any, line: str) -> Picture:

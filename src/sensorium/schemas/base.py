@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -165,13 +166,24 @@ def checked(model: type[Model], fields: Mapping[str, Any], what: str) -> Model:
     try:
         return model.model_validate(dict(fields))
     except ValidationError as error:
-        raise InvalidRequest(f"This is no request for {what}", why=wrong_fields(error)) from error
+        raise InvalidRequest(f"This is no request for {what}", why=wrong_fields(error, model)) from error
 
 
-def wrong_fields(error: ValidationError) -> str:
+def wrong_fields(error: ValidationError, model: type[BaseModel]) -> str:
     """What is wrong with which field, for a message: the first five, without what was given."""
-    parts = error.errors(include_url=False, include_context=False, include_input=False)[:5]
-    return "; ".join(f"`{'.'.join(map(str, part['loc']))[:60]}`: {part['msg']}" for part in parts)
+    parts = error.errors(include_url=False, include_context=False, include_input=False)
+    # Of a list whose parts are wrong, pydantic also says that too few are left.
+    inner = {part["loc"][:-1] for part in parts}
+    told = [part for part in parts if part["type"] != "too_short" or part["loc"] not in inner]
+    return "; ".join(_wrong_field(part["loc"], part["type"], part["msg"], model) for part in told[:5])
+
+
+def _wrong_field(place: tuple[int | str, ...], kind: str, message: str, model: type[BaseModel]) -> str:
+    name = ".".join(map(str, place))[:60]
+    if kind != "extra_forbidden":
+        return f"`{name}`: {message[:1].lower()}{message[1:]}"
+    near = difflib.get_close_matches(name, model.model_fields, n=1)
+    return f"`{name}`: there is no such field" + (f"; did you mean `{near[0]}`?" if near else "")
 
 
 def _sources_in(value: Any) -> Iterator[Source]:

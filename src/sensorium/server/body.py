@@ -172,6 +172,9 @@ class _Json(_Text):
 
 class _UrlEncoded(_Text):
     async def end(self) -> Body:
+        if self._data.lstrip()[:1] == b"{":
+            why, fix = "its Content-Type does not say so", "Send it with `Content-Type: application/json`"
+            raise InvalidRequest("The body looks like JSON", why=why, fix=fix)
         try:
             text = self._data.decode("ascii")
             return Body(grouped(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MOST_PARTS)))

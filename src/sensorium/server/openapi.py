@@ -26,6 +26,7 @@ REASONS = {
     422: "A picture that is damaged or cannot be fetched",
     429: "Too many requests wait; `Retry-After` says when to come back",
     500: "The server or an engine failed",
+    501: "Not installed here",
     503: "Not here, or not now",
     504: "No answer in time",
 }

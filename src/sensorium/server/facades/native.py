@@ -182,9 +182,9 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """Several texts, one, or a JSON list of them."""
+    """Several texts, one with commas, or a JSON list of them."""
     if isinstance(value, str):
-        return _json_or_text(value) if value.startswith("[") else [value]
+        return _json_or_text(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
     return value
 
 
