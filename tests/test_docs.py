@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from sensorium.engine import Card
+from sensorium.engines.local.onnx_classifier import read_input
 from tests.pictures import photograph, png
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +60,13 @@ def test_pages_that_derive_from_the_code_are_in_step() -> None:
         [sys.executable, "scripts/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_card_on_the_page_is_one_that_would_be_read() -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    (written,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    card = Card.model_validate(tomllib.loads(written))
+    assert read_input(card).size == 224
 
 
 def test_every_target_that_the_pages_name_is_in_the_makefile() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,10 @@ def test_json_of_the_command_is_that_of_the_schema(sensorium: Sensorium, photos:
 
     told = sensorium("analyze", photos / "a.png", "--model", "fake", "--json")
     Analysis.model_validate_json(json.dumps(lines(told)[0]["result"]))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+def test_a_drawn_picture_has_the_rights_of_any_new_file(sensorium: Sensorium, photos: Path, home: Path) -> None:
+    (home / "usual").touch()
+    assert sensorium("read", photos / "a.png", "--model", "fake", "--draw", home / "drawn.png").exit_code == 0
+    assert (home / "drawn.png").stat().st_mode == (home / "usual").stat().st_mode

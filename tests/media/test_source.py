@@ -9,8 +9,11 @@ import os
 import pickle
 import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image as Pillow
 from pydantic import BaseModel, TypeAdapter
 
 from sensorium.errors import (
@@ -280,3 +283,28 @@ async def test_the_limits_of_the_caller_hold_in_the_thread() -> None:
     with limits.use(Limits(max_pixels=100)), pytest.raises(InputTooLarge, match="max_pixels"):
         await Source.of(png(20, 20)).image()
     assert (await Source.of(png(20, 20)).image()).width == 20
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4)])
+async def test_an_array_of_pixels_is_a_picture(shape: tuple[int, ...]) -> None:
+    pixels = np.full(shape, 255, np.uint8)
+    pixels[1, 2] = 100 if len(shape) == 2 else (10, 20, 30, 255)[: shape[2]]
+    image = await Source.of(pixels).image()
+    expected = (100,) * 3 if len(shape) == 2 else (10, 20, 30)
+    assert (image.width, image.height) == (7, 5)
+    assert tuple(image.pixels[1, 2]) == expected
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "F", "I;16"])
+async def test_a_pillow_image_is_a_picture(mode: str) -> None:
+    given = Pillow.new(mode, (7, 5)) if mode in ("I;16", "F") else Pillow.new("RGB", (7, 5), "white").convert(mode)
+    image = await Source.of(given).image()
+    assert (image.width, image.height) == (7, 5)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((5, 7, 3)), np.zeros((5, 7, 2), np.uint8), np.zeros((0, 7, 3), np.uint8), np.zeros(9, np.uint8)]
+)
+def test_an_array_of_anything_else_is_refused(array: np.ndarray[Any, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="uint8"):
+        Source.of(array)

@@ -55,6 +55,25 @@ async def test_a_list_in_json_is_answered_in_order_with_an_error_for_each_bad_on
     ]  # fmt: skip
 
 
+async def test_json_that_is_not_called_so_says_what_to_add(client: Client) -> None:
+    plain = {"Content-Type": "application/x-www-form-urlencoded"}
+    status, answer = await post(client, "/v1/classify", data=b'{"image": "https://example.com/a.jpg"}', headers=plain)
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")
+    assert "Content-Type: application/json" in answer["error"]["message"]
+
+
+async def test_a_list_in_a_form_may_have_commas(client: Client) -> None:
+    body = form(("image", "a.png", png()), ("parts", None, "classify, describe_pixels"))
+    status, answer = await post(client, "/v1/analyze", **body)
+    assert status == 200
+    assert (bool(answer["classify"]), answer["read"], bool(answer["describe_pixels"])) == (True, None, True)
+
+
+async def test_a_field_that_does_not_exist_is_told_with_a_near_one(client: Client) -> None:
+    _, answer = await post(client, "/v1/classify", json={"image": data_url(png()), "topk": 3})
+    assert "`topk`: there is no such field; did you mean `top_k`?" in answer["error"]["message"]
+
+
 async def test_a_list_of_one_is_answered_with_a_list(client: Client) -> None:
     _, answer = await post(client, "/v1/classify", json={"image": [data_url(png())]})
     assert [list(one) for one in answer["results"]] == [["result"]]

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from sensorium.errors import FileMissing, ForbiddenAddress, InputTooLarge, InvalidBase64, InvalidRequest
@@ -52,7 +52,8 @@ class Source:
     def of(cls, value: SourceLike) -> Source:
         """The source that a Python caller means: a str is a path, an http(s) URL or a data URL.
 
-        An open file is read now, from where it stands. Raises InvalidRequest for anything else.
+        An open file is read now, from where it stands; pixels (a NumPy array, RGB; a Pillow image) are kept as a PNG.
+        Raises InvalidRequest for anything else.
         """
         if isinstance(value, Source):
             return value
@@ -62,11 +63,13 @@ class Source:
             return _from_path(os.fspath(value))
         if isinstance(value, (bytes, bytearray, memoryview)):
             return cls.held(bytes(value))
+        if hasattr(value, "__array_interface__"):
+            return _from_pixels(value)
         if hasattr(value, "read"):
             return _from_file(value)
         raise InvalidRequest(
             f"Cannot take a picture from a {type(value).__name__}",
-            fix="Give a path, a URL, bytes, an open binary file, or `Source.base64(text)`",
+            fix="Give a path, a URL, bytes, an open binary file, an array of pixels, or `Source.base64(text)`",
         )
 
     @classmethod
@@ -335,7 +338,14 @@ class Source:
         }
 
 
-SourceLike: TypeAlias = Source | str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
+class HasPixels(Protocol):
+    """A NumPy array or a Pillow image."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+
+
+SourceLike: TypeAlias = Source | str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | HasPixels
 """What `Source.of` takes."""
 
 
@@ -547,6 +557,12 @@ def _from_path(path: str | bytes) -> Source:
     if not place:
         raise InvalidRequest("The path is empty", fix="Give the path of a picture")
     return Source("path", place, None, Path(place).name or place)
+
+
+def _from_pixels(value: HasPixels) -> Source:
+    from sensorium.media.pixels import encoded
+
+    return Source.held(encoded(value), "the pixels")
 
 
 def _from_file(file: IO[bytes]) -> Source:
