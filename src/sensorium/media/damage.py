@@ -7,6 +7,8 @@ import zlib
 
 from sensorium.errors import CorruptMedia
 
+FIX = "Get the file again from where it came"
+
 FEW = 4
 """Broken entries in a TIFF's directory that are let pass: careless programs write private ones."""
 
@@ -33,7 +35,9 @@ def _refuse_wrong_checksums(data: bytes, name: str) -> None:
             return
         critical = not chunk[0] & 0x20
         if critical and zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise CorruptMedia(f"{name} is damaged", why=f"the checksum of its {chunk!r} chunk is wrong")
+            raise CorruptMedia(
+                f"{name} is damaged", why=f"the checksum of its {chunk.decode('latin-1')} chunk is wrong", fix=FIX
+            )
         at = end + 4
 
 
@@ -45,10 +49,10 @@ def _refuse_broken_directory(data: bytes, name: str) -> None:
         (count,) = struct.unpack_from(order + "H", data, start)
         entries = list(struct.iter_unpack(order + "HHII", data[start + 2 : start + 2 + 12 * count]))
     except struct.error as error:
-        raise CorruptMedia(f"{name} is damaged", why="its directory is not in the file") from error
+        raise CorruptMedia(f"{name} is damaged", why="its directory is not in the file", fix=FIX) from error
     broken = sum(_is_broken(kind, values, offset, len(data)) for _, kind, values, offset in entries)
     if len(entries) < count or broken > FEW:
-        raise CorruptMedia(f"{name} is damaged", why="its directory names places that are not in the file")
+        raise CorruptMedia(f"{name} is damaged", why="its directory names places that are not in the file", fix=FIX)
 
 
 def _is_broken(kind: int, values: int, offset: int, size: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import io
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from sensorium.media.limits import Limits
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
+
+# What Pillow warns of ("Invalid APNG", odd tags) is either decoded all the same, or refused by an error of ours.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 LARGEST_RLE = 4_000_000
 """Bytes of a run-length BMP: Pillow decodes it in Python, 18 MB in over five seconds (measured)."""
@@ -230,8 +234,12 @@ def _as_ours(name: str, kind: Kind) -> Iterator[None]:
             f"{name} is too large", why="decoding it takes more memory than there is", fix="Send it smaller"
         ) from error
     except Exception as error:
+        if type(error).__name__ == "DecompressionBombError":  # what a GIF's first frame may come to
+            raise InputTooLarge(
+                f"{name} is too large", why="it unfolds to too many pixels", fix="Send it smaller"
+            ) from error
         raise CorruptMedia(
             f"{name} cannot be decoded",
-            why=f"it is {kind.called}, but damaged, cut short, or of a rare variety ({str(error) or type(error).__name__})",
-            fix="Open it in a viewer and save it anew",
+            why=f"it is {kind.called}, but damaged, cut short, or of a rare variety",
+            fix="Open it in a viewer and save it anew, or get it again",
         ) from error

@@ -83,7 +83,9 @@ def read_header(data: bytes, name: str) -> JpegHeader:
             break
         at += 2 + length
     raise CorruptMedia(
-        f"{name} cannot be decoded", why="it is a JPEG that is cut short or damaged before its first pixel"
+        f"{name} cannot be decoded",
+        why="it is a JPEG that is cut short or damaged before its first pixel",
+        fix="Get the file again from where it came",
     )
 
 
