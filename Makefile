@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Compiled files are kept, as they are for users: many tests and benches start Python again and again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help test lint check format demo bench-classify bench-startup docs test-slow clean
 
 help:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -18,6 +19,7 @@ from sensorium.media.limits import Limits
 from sensorium.media.source import Source
 from tests.pictures import jpeg
 
+BOMB = gzip.compress(bytes(50_000_000))
 PUBLIC = "93.184.215.14"
 
 
@@ -67,7 +69,7 @@ class Server:
         return answer
 
     async def bomb(self, request: web.Request) -> web.Response:
-        return web.Response(body=gzip.compress(bytes(50_000_000)), headers={"Content-Encoding": "gzip"})
+        return web.Response(body=BOMB, headers={"Content-Encoding": "gzip"})
 
     async def packed(self, request: web.Request) -> web.Response:
         coding = request.query["as"]
@@ -251,6 +253,17 @@ async def test_a_port_that_is_not_named_stays_closed(server: Server) -> None:
 async def test_a_body_that_is_too_large_is_not_read_to_its_end(server: Server, what: str) -> None:
     with pytest.raises(InputTooLarge, match="max_bytes"):
         await fetch(f"{server.url}/{what}", server.limits(max_bytes=100_000))
+
+
+async def test_a_bomb_is_unpacked_in_small_pieces(server: Server) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputTooLarge):
+            await fetch(f"{server.url}/bomb", server.limits(max_bytes=100_000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000, "the bomb is of 50 MB"
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "identity"])

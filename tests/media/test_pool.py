@@ -43,6 +43,12 @@ async def test_cancelling_the_waiter_starts_no_more_work_than_there_are_threads(
     assert max(most) == threads
 
 
+async def test_work_in_a_thread_keeps_to_the_limits_of_who_sent_it() -> None:
+    with limits.use(Limits(max_bytes=7)):
+        assert (await in_thread(limits.current)).max_bytes == 7
+    assert (await in_thread(limits.current)).max_bytes == Limits().max_bytes
+
+
 async def test_the_budget_serves_in_the_order_of_asking() -> None:
     budget = PixelBudget()
     held = budget.try_take(80, 100)
