@@ -292,3 +292,33 @@ def test_what_is_no_model_is_refused() -> None:
     for content in (b"", b"no model", lookup()[:-20]):
         with pytest.raises(InvalidModel, match="lookup@1 cannot be loaded"):
             Session(content, name="lookup@1")
+
+
+async def test_a_run_in_the_callers_thread_gives_the_same_answer(opened: Opened) -> None:
+    session = opened()
+    (waited,) = (await session.run(place(1))).values()
+    (at_once,) = session.run_here(place(1)).values()
+    np.testing.assert_array_equal(at_once, waited)
+
+
+def test_no_more_run_in_their_callers_threads_than_the_session_has_threads(opened: Opened) -> None:
+    session, held = opened.hold(threads=2)
+    callers = [threading.Thread(target=session.run_here, args=[place(number)]) for number in range(5)]
+    for caller in callers:
+        caller.start()
+    assert held.entered.acquire(timeout=20)
+    assert held.entered.acquire(timeout=20)
+    assert not held.entered.acquire(timeout=0.1)
+    held.open.set()
+    for caller in callers:
+        caller.join()
+    assert sorted(held.batches) == [[[number]] for number in range(5)]
+
+
+def test_a_run_in_the_callers_thread_fails_as_any_other(opened: Opened) -> None:
+    session = opened()
+    with pytest.raises(EngineFailed, match="lookup@1"):
+        session.run_here({"place": np.array([[1.5]])})
+    session.close()
+    with pytest.raises(ServiceClosed):
+        session.run_here(place(1))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import math
+import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -210,15 +212,24 @@ class Engine:
         session = self._session
         if session is None:
             raise EngineFailed(f"Model {self._card.id} is not loaded")
-        prepare = partial(self._prepared, exact=request.exact)
-        info, tensor = await request.image.image(self._prepare.at_least, exact=request.exact, then=prepare)
-        call.remaining()
-        outputs = await session.run({session.inputs[0].name: tensor})
-        return Classification(image=info, labels=self._named(outputs[self._output], request.top_k))
+        left = threading.Event()
+        work = partial(self._answered, session, request, call, left)
+        try:
+            return await request.image.image(self._prepare.at_least, exact=request.exact, then=work)
+        except asyncio.CancelledError:
+            left.set()
+            raise
 
-    def _prepared(self, image: Image, *, exact: bool) -> tuple[ImageInfo, Tensor]:
-        tensor = self._prepare.exact(image.pixels) if exact else self._prepare.fast(image.pixels)
-        return ImageInfo(width=image.width, height=image.height, format=image.format, scale=image.scale), tensor
+    def _answered(
+        self, session: Session, request: ClassifyRequest, call: Call, left: threading.Event, image: Image
+    ) -> Classification:
+        """From a decoded picture to the answer, all in the thread that decoded it."""
+        tensor = self._prepare.exact(image.pixels) if request.exact else self._prepare.fast(image.pixels)
+        call.remaining()
+        if left.is_set():
+            raise asyncio.CancelledError  # nobody hears it: the core is for those who still wait
+        outputs = session.run_here({session.inputs[0].name: tensor})
+        return Classification(image=ImageInfo.of(image), labels=self._named(outputs[self._output], request.top_k))
 
     def _named(self, output: Tensor, top_k: int) -> tuple[Label, ...]:
         if output.size != len(self._labels) + self._offset:
