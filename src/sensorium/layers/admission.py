@@ -7,8 +7,6 @@ import heapq
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from sensorium.engine import Call, Engine
 from sensorium.errors import Overloaded
@@ -33,18 +31,13 @@ class Admission:
         self._seconds = 0.0  # how long a request takes, as a moving average
 
     async def run(self, request: Request, call: Call) -> Result:
-        async with self._place(call):
-            return await self._inner.run(request, call)
-
-    @asynccontextmanager
-    async def _place(self, call: Call) -> AsyncIterator[None]:
         if self._free:
             self._free -= 1
         else:
             await self._wait(call)
         start = time.monotonic()
         try:
-            yield
+            return await self._inner.run(request, call)
         finally:
             self._seconds += 0.1 * (time.monotonic() - start - self._seconds)
             self._pass_on()

@@ -556,7 +556,7 @@ def _from_path(path: str | bytes) -> Source:
     place = os.fsdecode(path)
     if not place:
         raise InvalidRequest("The path is empty", fix="Give the path of a picture")
-    return Source("path", place, None, Path(place).name or place)
+    return Source("path", place, None, os.path.basename(place) or place)  # noqa: PTH119 - a tenth of what Path costs
 
 
 def _from_pixels(value: HasPixels) -> Source:
@@ -578,14 +578,15 @@ def _from_file(file: IO[bytes]) -> Source:
 
 def _read_file(place: str, name: str, limits: Limits) -> bytes:
     """The bytes of a regular file; its size is looked at first."""
+    path = Path(place)
     try:
-        status = Path(place).stat()
+        status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise FileMissing(f"Cannot read {_presentable(place)!r}", why=f"it is {kind}", fix="Give a file's path")
         if status.st_size > limits.max_bytes:
             raise too_many_bytes(name, status.st_size, limits)
-        with Path(place).open("rb", buffering=0) as file:
+        with path.open("rb", buffering=0) as file:
             data = _read_up_to(file, status.st_size, limits.max_bytes)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         why = getattr(error, "strerror", None) or str(error)
@@ -616,7 +617,7 @@ def _validated(value: Any, info: Any) -> Source:
 
 def _presentable(name: str) -> str:
     """A name fit for one line of a message, whatever the sender called the file."""
-    shown = "".join(sign if sign.isprintable() else "�" for sign in name)
+    shown = name if name.isprintable() else "".join(sign if sign.isprintable() else "�" for sign in name)
     return shown if len(shown) <= _LONGEST_NAME else f"{shown[:60]}…{shown[-50:]}"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import math
-import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -212,21 +211,16 @@ class Engine:
         session = self._session
         if session is None:
             raise EngineFailed(f"Model {self._card.id} is not loaded")
-        left = threading.Event()
-        work = partial(self._answered, session, request, call, left)
-        try:
-            return await request.image.image(self._prepare.at_least, exact=request.exact, then=work)
-        except asyncio.CancelledError:
-            left.set()
-            raise
+        work = partial(self._answered, session, request, call, asyncio.current_task())
+        return await request.image.image(self._prepare.at_least, exact=request.exact, then=work)
 
     def _answered(
-        self, session: Session, request: ClassifyRequest, call: Call, left: threading.Event, image: Image
+        self, session: Session, request: ClassifyRequest, call: Call, waiter: asyncio.Task[Any] | None, image: Image
     ) -> Classification:
         """From a decoded picture to the answer, all in the thread that decoded it."""
         tensor = self._prepare.exact(image.pixels) if request.exact else self._prepare.fast(image.pixels)
         call.remaining()
-        if left.is_set():
+        if waiter is not None and waiter.cancelling():
             raise asyncio.CancelledError  # nobody hears it: the core is for those who still wait
         outputs = session.run_here({session.inputs[0].name: tensor})
         return Classification(image=ImageInfo.of(image), labels=self._named(outputs[self._output], request.top_k))
