@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,16 @@ def test_a_wrong_card_is_told_by_its_path(tmp_path: Path, text: str) -> None:
     assert registry.cards
     assert [type(problem) for problem in registry.problems] == [InvalidModel]
     assert "wrong.toml" in str(registry.problems[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_or_a_monster_among_the_cards_spoils_no_other(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 50_000, encoding="utf-8")
+    (tmp_path / "large.toml").write_text("#" * 1_000_001, encoding="utf-8")
+    registry = Registry(tmp_path)
+    assert registry.cards
+    assert [type(problem) for problem in registry.problems] == [InvalidModel] * 3
 
 
 def test_an_engine_kind_that_does_not_exist_is_told_with_near_ones(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ from sensorium.errors import InvalidModel, MissingDependency, SensoriumError, Un
 from sensorium.runtimes import weights
 from sensorium.schemas.base import Request, Result, wrong_fields
 
+LARGEST_CARD = 1_000_000
+"""Bytes; a card has some hundred."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -152,16 +155,24 @@ def read_card(path: Path) -> Card:
     Raises InvalidModel, saying what is wrong with it.
     """
     try:
-        card = Card.model_validate({**tomllib.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
+        card = Card.model_validate({**tomllib.loads(_text_of(path)), "folder": path.parent})
     except ValidationError as error:
         raise InvalidModel(f"The card {path} is wrong", why=wrong_fields(error, Card)) from error
-    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidModel(f"The card {path} cannot be read", why=str(error)) from error
     if card.weights and card.weights.package is None and card.weights.sha256 is None:
         raise InvalidModel(
             f"The card {path} is wrong", why="`weights.sha256` is missing", fix="Write the file's checksum there"
         )
     return card
+
+
+def _text_of(path: Path) -> str:
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise InvalidModel(f"The card {path} cannot be read", why="it is no regular file")
+    if path.stat().st_size > LARGEST_CARD:
+        raise InvalidModel(f"The card {path} cannot be read", why=f"it has over {LARGEST_CARD:,} bytes")
+    return path.read_text(encoding="utf-8")
 
 
 def _as_task(name: str, module: ModuleType) -> Task:

@@ -238,6 +238,12 @@ def test_json_of_the_command_is_that_of_the_schema(sensorium: Sensorium, photos:
     Analysis.model_validate_json(json.dumps(lines(told)[0]["result"]))
 
 
+def test_a_name_too_long_for_any_file_fails_alone(sensorium: Sensorium, photos: Path) -> None:
+    told = sensorium("classify", "x" * 5_000, photos / "a.png", "--model", "fake", "--json")
+    assert [list(line)[1] for line in lines(told)] == ["error", "result"]
+    assert told.exit_code == 2
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
 def test_a_drawn_picture_has_the_rights_of_any_new_file(sensorium: Sensorium, photos: Path, home: Path) -> None:
     (home / "usual").touch()

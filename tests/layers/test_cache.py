@@ -48,6 +48,29 @@ async def test_the_model_named_in_the_request_makes_no_difference() -> None:
     assert talker.calls == 1
 
 
+class Broken(MemoryStore):
+    """A store whose file is damaged."""
+
+    async def get(self, key: str) -> bytes | None:
+        raise OSError("the disk is gone")
+
+    async def put(self, key: str, value: bytes, seconds: float) -> None:
+        raise OSError("the disk is gone")
+
+
+class Garbled(MemoryStore):
+    async def get(self, key: str) -> bytes | None:
+        return b"[not an answer"
+
+
+@pytest.mark.parametrize("store", [Broken(), Garbled()], ids=["broken", "garbled"])
+async def test_without_a_working_store_answers_are_worked_out(store: MemoryStore) -> None:
+    telemetry = Telemetry()
+    cache = Cache(Talker(), store, "talker@1", 60, telemetry)
+    assert await cache.run(Ask(text="a"), Call()) == Answer(text="a")
+    assert telemetry.counted("cache_errors") >= 1
+
+
 async def test_failures_are_not_remembered() -> None:
     talker = Talker(after=EngineFailed("broke"), times=1)
     cache = cached(talker)

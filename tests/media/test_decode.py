@@ -136,6 +136,44 @@ def test_other_formats_of_too_many_pixels_are_refused_before_decoding() -> None:
         decoded(bomb)
 
 
+def test_a_jpeg_whose_true_size_hides_behind_a_small_one_is_refused_or_held_to_the_limit() -> None:
+    # What our reader and libjpeg made of `FF 00` differed: it was a segment to us, and nothing to libjpeg.
+    data = encoded(quarters(), "JPEG")
+    at = data.index(b"\xff\xc0")
+    frame = data[at : data.index(b"\xff\xc4")]
+    huge = frame[:5] + struct.pack(">HH", 20000, 20000) + frame[9:]
+    hidden = b"\xff\x00" + struct.pack(">H", 2 + len(huge)) + huge
+    with pytest.raises((InputTooLarge, CorruptMedia)):
+        decoded(data[:at] + hidden + data[at:])
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_whatever_its_kind() -> None:
+    data = encoded(quarters(), "JPEG")
+    at = data.index(b"\xff\xda")
+    length = struct.unpack_from(">H", data, at + 2)[0]
+    with pytest.raises(CorruptMedia, match="scans"):
+        decoded(data[:at] + data[at : at + 2 + length] * 500 + data[at:])
+
+
+def test_a_tiff_of_one_huge_tile_is_refused() -> None:
+    tags = [(256, 4, 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1)]
+    tags += [(322, 4, 1, 20000), (323, 4, 1, 20000), (324, 4, 1, 0), (325, 4, 1, 8)]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    with pytest.raises(InputTooLarge, match="tile"):
+        decoded(b"II*\0" + struct.pack("<I", 8) + directory + bytes(64))
+
+
+def test_a_tiff_of_very_many_strips_is_refused() -> None:
+    directory = struct.pack("<H", 1) + struct.pack("<HHII", 273, 4, 200_000, 26) + bytes(4)
+    with pytest.raises(InputTooLarge, match="strips"):
+        decoded(b"II*\0" + struct.pack("<I", 8) + directory + bytes(4 * 200_000 + 64))
+
+
+def test_a_bigtiff_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedMedia, match="BigTIFF"):
+        decoded(b"II+\0\x08\0\0\0" + bytes(64))
+
+
 def test_a_progressive_jpeg_that_would_fill_the_memory_is_refused() -> None:
     data = encoded(quarters(), "JPEG", progressive=True)
     at = data.index(b"\xff\xc2") + 5
@@ -205,6 +243,16 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     expected = np.repeat((numbers / 257)[..., None], 3, 2)
     for kind in ("PNG", "TIFF"):
         assert_near(decoded(encoded(Pillow.fromarray(numbers), kind)).pixels, expected, 1)
+
+
+def test_a_tiff_of_sixteen_bits_that_counts_from_white_is_turned() -> None:
+    numbers = np.linspace(0, 65535, 64 * 48).astype("<u2").reshape(48, 64)
+    data = encoded(Pillow.fromarray(numbers), "TIFF")
+    photometric = struct.pack("<HHII", 262, 3, 1, 1)
+    assert data.count(photometric) == 1
+    white_is_zero = data.replace(photometric, struct.pack("<HHII", 262, 3, 1, 0))
+    expected = np.repeat(255 - (numbers / 257)[..., None], 3, 2)
+    assert_near(decoded(white_is_zero).pixels, expected, 1)
 
 
 def test_floats_beyond_all_ranges_are_stretched_and_holes_are_black() -> None:

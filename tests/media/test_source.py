@@ -285,6 +285,18 @@ async def test_the_limits_of_the_caller_hold_in_the_thread() -> None:
     assert (await Source.of(png(20, 20)).image()).width == 20
 
 
+def test_a_long_data_url_must_be_base64() -> None:
+    with pytest.raises(InputTooLarge, match="base64"):
+        Source.from_wire("data:," + "%41" * 400_000)
+
+
+async def test_a_picture_at_the_largest_scale_allowed_serves_all_who_ask_for_more() -> None:
+    with limits.use(Limits(max_pixels=3_000)):
+        source = Source.of(jpeg(200, 20))
+        held = await source.image(at_least=512)
+        assert await source.image(at_least=512) is held
+
+
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4)])
 async def test_an_array_of_pixels_is_a_picture(shape: tuple[int, ...]) -> None:
     pixels = np.full(shape, 255, np.uint8)

@@ -74,6 +74,22 @@ async def test_a_field_that_does_not_exist_is_told_with_a_near_one(client: Clien
     assert "`topk`: there is no such field; did you mean `top_k`?" in answer["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "y" * 200_000},
+        {f"field{number}": 1 for number in range(5_000)},
+        {"top_k": [{}] * 200_000},
+    ],
+    ids=["name", "fields", "values"],
+)
+async def test_an_answer_is_not_many_times_what_was_sent(client: Client, fields: dict[str, Any]) -> None:
+    body = {"image": [data_url(png())] * 100, **fields}
+    async with client.post("/v1/classify", json=body) as response:
+        assert response.status == 400
+        assert len(await response.read()) < 100_000
+
+
 async def test_a_list_of_one_is_answered_with_a_list(client: Client) -> None:
     _, answer = await post(client, "/v1/classify", json={"image": [data_url(png())]})
     assert [list(one) for one in answer["results"]] == [["result"]]

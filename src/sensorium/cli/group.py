@@ -114,7 +114,8 @@ def _told(run: Callable[[], Any], *, debug: bool) -> int:
 
         speak_utf8()
         code = run()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return BAD_INPUT
@@ -124,6 +125,9 @@ def _told(run: Callable[[], Any], *, debug: bool) -> int:
     except Exception as error:  # noqa: BLE001 - the last one to know
         if isinstance(error, OSError) and _is_broken_pipe(error):
             return _reader_gone()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _say("Error: The answers cannot be written: the disk is full.")
+            return exit_code(error)
         _say(f"Error: {error}" if isinstance(error, SensoriumError) else _unexpected(error))
         if debug:
             _say(traceback.format_exc())

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from sensorium.errors import FileMissing, SensoriumError
+from sensorium.errors import FileMissing, InvalidRequest, SensoriumError
 from sensorium.media.identify import identify
 from sensorium.media.source import Source
 
@@ -47,7 +47,10 @@ def expand(words: Sequence[str], most_bytes: int, *, every_file: bool = False) -
 
 def is_folder(word: str) -> bool:
     """Whether many inputs may come of the word."""
-    return not _is_address(word) and word != "-" and Path(word).is_dir()
+    try:
+        return not _is_address(word) and word != "-" and Path(word).is_dir()
+    except OSError:  # a name too long for any file; opening it will say so
+        return False
 
 
 def _expanded(word: str, most_bytes: int, every_file: bool) -> Iterator[Input]:
@@ -71,6 +74,8 @@ def _address(word: str) -> Input:
 
 
 def _standard_input(most_bytes: int) -> bytes:
+    if sys.stdin is None:
+        raise InvalidRequest("There is no standard input to read")
     # One byte more than allowed is enough to be refused.
     return sys.stdin.buffer.read(most_bytes + 1)
 

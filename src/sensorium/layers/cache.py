@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from sensorium.engine import Call, Delta, Engine, Event, Item, Progress
+from sensorium.errors import SensoriumError
 from sensorium.schemas.base import Request, Result
 from sensorium.stores import Store
 from sensorium.telemetry import Telemetry
@@ -26,11 +27,32 @@ class Cache:
         if not call.options.cache:
             return await self._inner.run(request, call)
         key = f"{self._model}/{call.caller}/{await request.fingerprint()}"
-        remembered = await self._store.get(key)
+        remembered = await self._recall(key, request)
         self._telemetry.count("cache", outcome="hit" if remembered else "miss", task=request.task)
-        if remembered:
-            return await _replay(remembered, request, call)
-        return await self._share(key, request, call)
+        if remembered is None:
+            return await self._share(key, request, call)
+        for event in remembered.said:
+            await call.emit(event)
+        return remembered.result
+
+    async def _recall(self, key: str, request: Request) -> Remembered | None:
+        """What is remembered; nothing where the store fails, or holds what cannot be read."""
+        try:
+            record = await self._store.get(key)
+            return _read(record, request) if record else None
+        except SensoriumError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever a store may raise: without a cache the answer is worked out
+            self._telemetry.count("cache_errors", task=request.task)
+            return None
+
+    async def _remember(self, key: str, request: Request, flight: Flight, result: Result) -> None:
+        try:
+            await self._store.put(key, _record(flight.said, result), self._seconds)
+        except SensoriumError:
+            raise
+        except Exception:  # noqa: BLE001 - as above
+            self._telemetry.count("cache_errors", task=request.task)
 
     async def _share(self, key: str, request: Request, call: Call) -> Result:
         flight = self._flights.get(key)
@@ -42,12 +64,19 @@ class Cache:
     async def _work_out(self, key: str, request: Request, flight: Flight) -> Result:
         try:
             result = await self._inner.run(request, flight.call)
-            await self._store.put(key, _record(flight.said, result), self._seconds)
+            await self._remember(key, request, flight, result)
         finally:
             flight.over()
             if self._flights.get(key) is flight:
                 del self._flights[key]
         return result
+
+
+class Remembered(NamedTuple):
+    """An answer, and what was said on the way to it."""
+
+    said: list[Delta | Item]
+    result: Result
 
 
 class Flight:
@@ -127,9 +156,8 @@ def _plain(value: Any) -> Any:
     return value.model_dump(mode="json")
 
 
-async def _replay(record: bytes, request: Request, call: Call) -> Result:
+def _read(record: bytes, request: Request) -> Remembered:
     events, fields = json.loads(record)
-    for event in events:
-        await call.emit(Delta(event) if isinstance(event, str) else Item(*event))
+    said = [Delta(event) if isinstance(event, str) else Item(*event) for event in events]
     result = request.answer.model_validate(fields)
-    return result.stamped(result.meta.model_copy(update={"cached": True, "loading_seconds": 0.0}))
+    return Remembered(said, result.stamped(result.meta.model_copy(update={"cached": True, "loading_seconds": 0.0})))

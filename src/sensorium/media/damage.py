@@ -5,12 +5,18 @@ from __future__ import annotations
 import struct
 import zlib
 
-from sensorium.errors import CorruptMedia
+from sensorium.errors import CorruptMedia, InputTooLarge, UnsupportedMedia
 
 FIX = "Get the file again from where it came"
 
 FEW = 4
 """Broken entries in a TIFF's directory that are let pass: careless programs write private ones."""
+
+MOST_PIECES = 100_000
+"""Strips or tiles of a TIFF: each takes some ten microseconds, whatever is in it (measured)."""
+
+_PLACES = (273, 324)
+"""The tags that say where strips and tiles are."""
 
 _TIFF_SIZES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 """Bytes a value, by the number of its type."""
@@ -22,6 +28,8 @@ def refuse_damaged(data: bytes, format_: str, name: str) -> None:
         _refuse_wrong_checksums(data, name)
     elif format_ == "tiff" and data[2:4] in (b"*\0", b"\0*"):
         _refuse_broken_directory(data, name)
+    elif format_ == "tiff":  # made for files over 4 GB; its directory has another layout
+        raise UnsupportedMedia(f"{name} cannot be decoded", why="it is a BigTIFF", fix="Save it as a plain TIFF")
 
 
 def _refuse_wrong_checksums(data: bytes, name: str) -> None:
@@ -53,6 +61,8 @@ def _refuse_broken_directory(data: bytes, name: str) -> None:
     broken = sum(_is_broken(kind, values, offset, len(data)) for _, kind, values, offset in entries)
     if len(entries) < count or broken > FEW:
         raise CorruptMedia(f"{name} is damaged", why="its directory names places that are not in the file", fix=FIX)
+    if any(tag in _PLACES and values > MOST_PIECES for tag, _, values, _ in entries):
+        raise InputTooLarge(f"{name} is too large", why="it is cut into too many strips or tiles", fix="Save it anew")
 
 
 def _is_broken(kind: int, values: int, offset: int, size: int) -> bool:

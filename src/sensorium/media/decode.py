@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import io
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 
 # What Pillow warns of ("Invalid APNG", odd tags) is either decoded all the same, or refused by an error of ours.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+TILE_WIDTH, TILE_LENGTH = 322, 323
+"""Tags of a TIFF."""
 
 LARGEST_RLE = 4_000_000
 """Bytes of a run-length BMP: Pillow decodes it in Python, 18 MB in over five seconds (measured)."""
@@ -122,6 +126,7 @@ class OpenedJpeg(Opened):
         super().__init__(data, name, kind)
         self.header = header = jpeg.read_header(data, name)
         self.width, self.height, self.orientation = header.width, header.height, header.orientation
+        jpeg.refuse_another_size(data, header, name)
         if header.precision != 8:
             raise UnsupportedMedia(f"{name} cannot be decoded", why=f"it is a JPEG of {header.precision} bits a sample")
 
@@ -131,7 +136,7 @@ class OpenedJpeg(Opened):
         # Two bytes of memory a sample, so eight a pixel of the limit.
         if self.header.buffered and self.header.samples > 4 * limits.max_pixels:
             raise self._refuse_size(limits, "a progressive JPEG of so many pixels takes too much memory")
-        scans = jpeg.scans_in(self.data) if self.header.progressive else 1
+        scans = jpeg.scans_in(self.data)
         if scans > jpeg.MOST_SCANS or scans * self.header.samples > jpeg.MOST_SAMPLES_SCANNED:
             raise CorruptMedia(f"{self.name} cannot be decoded", why=f"it has {scans:,} scans", fix="Encode it anew")
 
@@ -173,9 +178,20 @@ class OpenedByPillow(Opened):
     def check(self, limits: Limits) -> None:
         if self.width * self.height > limits.max_pixels:
             raise self._refuse_size(limits)
+        if self._tile_pixels() > limits.max_pixels:
+            raise self._refuse_size(limits, "its tiles have too many pixels")
         tiles = getattr(self.picture, "tile", ())
         if tiles and tiles[0][0] == "bmp_rle" and len(self.data) > LARGEST_RLE:
             raise self._refuse_size(limits, "a run-length BMP of so many bytes takes too long to decode")
+
+    def _tile_pixels(self) -> int:
+        """Of one tile of a TIFF, which is decoded whole though the picture may be smaller."""
+        tags = getattr(self.picture, "tag_v2", {})
+        sides = tags.get(TILE_WIDTH, 0), tags.get(TILE_LENGTH, 0)
+        return math.prod(side for side in sides if isinstance(side, int))
+
+    def pixels_at(self, scale: float) -> int:
+        return max(super().pixels_at(scale), self._tile_pixels())
 
     def scale_for(self, at_least: int | None, limits: Limits) -> float:  # noqa: ARG002  # full size is all there is
         return 1.0

@@ -13,10 +13,9 @@ SCALES = (1.0, 0.5, 0.25, 0.125)
 """What libjpeg decodes at about no cost. It knows other eighths too, but slower than full size: no SIMD."""
 
 MOST_SCANS, MOST_SAMPLES_SCANNED = 200, 8_000_000_000
-"""Of a progressive JPEG, where each scan walks over the whole picture: two seconds at most (measured). Encoders write
-about ten scans."""
+"""Each scan walks over the whole picture: two seconds at most for progressive ones (measured). Encoders write about ten."""
 
-_STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
+_STANDALONE = frozenset((0x00, 0x01, *range(0xD0, 0xD9)))
 _FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 
@@ -115,6 +114,18 @@ def _header(
 def _samples(width: int, height: int, factors: list[int]) -> int:
     across, down = max(max(f >> 4 for f in factors), 1), max(max(f & 15 for f in factors), 1)
     return sum(-(-width * (f >> 4) // across) * -(-height * (f & 15) // down) for f in factors)
+
+
+def refuse_another_size(data: bytes, header: JpegHeader, name: str) -> None:
+    """Raise CorruptMedia when libjpeg reads another size than we do: then ours cannot be held against any limit."""
+    import simplejpeg
+
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, RuntimeError):
+        return  # it will not decode it either
+    if (width, height) != (header.width, header.height):
+        raise CorruptMedia(f"{name} cannot be decoded", why="it has two headers that differ", fix="Encode it anew")
 
 
 def scans_in(data: bytes) -> int:

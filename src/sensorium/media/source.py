@@ -31,6 +31,8 @@ Kind = Literal["path", "url", "data", "spool"]
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):", re.ASCII)  # two letters at least: `C:` is a drive
 _DATA_URL = re.compile(r"data:[^,]{0,200}?(;base64)?,", re.ASCII | re.IGNORECASE)
 _LONGEST_NAME = 120
+LONGEST_PERCENT_ENCODED = 1_000_000
+"""Characters of a data URL without base64: decoding takes a hundred times as much memory (measured)."""
 
 
 class Source:
@@ -241,7 +243,8 @@ class Source:
             raise
         lease.until_gone(image.pixels)
         for key in (True, False) if opened.one_way else (exact,):
-            self._images[key] = _Remembered(image, at_least)
+            # At the largest scale that the limits allow there is no larger one to ask for.
+            self._images[key] = _Remembered(image, None if scale == opened.scale_for(None, limits) else at_least)
         return image
 
     def image_now(self, at_least: int | None = None) -> Image:
@@ -547,8 +550,12 @@ def _from_data_url(text: str) -> Source:
         raise InvalidRequest("The data URL has no data", fix="Write it as `data:image/jpeg;base64,...`")
     if prefix[1]:
         return Source.base64(text[prefix.end() :])
-    if len(text) - prefix.end() > 3 * current().max_bytes:
-        raise too_many_bytes("The data URL", None, current())
+    if len(text) - prefix.end() > LONGEST_PERCENT_ENCODED:
+        raise InputTooLarge(
+            "The data URL is too long for percent-encoding",
+            why=f"{LONGEST_PERCENT_ENCODED:,} characters are allowed",
+            fix="Encode it as base64: `data:image/jpeg;base64,...`",
+        )
     return Source.held(unquote_to_bytes(text[prefix.end() :]))
 
 

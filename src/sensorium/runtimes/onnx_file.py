@@ -60,6 +60,8 @@ def _reaches_out(content: mmap.mmap) -> bool:
         message, place, end = waiting.pop()
         while place < end:
             tag, place = _varint(content, place)
+            if tag >= 2**32:  # onnxruntime would cut it to 32 bits, and see another field
+                raise _Malformed("it is no ONNX model")
             number, wire = tag >> 3, tag & 7
             length, place = _extent(content, place, wire)
             if place + length > end:

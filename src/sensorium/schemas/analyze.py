@@ -42,7 +42,7 @@ class AnalyzeRequest(ImageRequest):
     task: ClassVar[str] = "analyze"
     answer: ClassVar[type[Result]] = Analysis
 
-    parts: tuple[Part, ...] = Field(default=("classify", "read", "describe_pixels"), min_length=1)
+    parts: tuple[Part, ...] = Field(default=("classify", "read", "describe_pixels"), min_length=1, max_length=8)
     """Which tasks to run, at once."""
     top_k: int = Field(default=5, ge=1, le=1000)
     """How many names `classify` gives, at most."""

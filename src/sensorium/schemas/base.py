@@ -90,7 +90,7 @@ class Request(Frozen):
     answer: ClassVar[type[Result]]
     """The result's type."""
 
-    model: str | None = Field(default=None, examples=["efficientnet_lite0"])
+    model: str | None = Field(default=None, max_length=200, examples=["efficientnet_lite0"])
     """The model to ask, as name or name@version. Absent: the one that the settings name for the task."""
 
     def sources(self) -> Iterator[Source]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,13 +20,20 @@ from sensorium.server.spool import Spool, SpoolFile
 
 Receive = Callable[[], Any]
 
+# Its warnings of malformed forms are told to the sender, as errors of ours.
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+
 FILE_IN_MEMORY = 2**20
 """Larger files go to the spool."""
 FILES_IN_MEMORY = 8 * 2**20
 """Bytes of small files that one body holds in memory; further ones go to the spool too."""
 MOST_PARTS = 2000
 """Fields and files in one form."""
-MOST_HEADER_BYTES = 8192
+LONGEST_URL_ENCODED = 1_000_000
+"""Bytes of a form without parts; pictures have better ways."""
+MOST_VALUES = 100_000
+"""In one JSON body: parsing holds up all others."""
+MOST_HEADER_BYTES = 2048
 """Of one part of a form."""
 
 
@@ -134,7 +142,7 @@ def _sink(headers: Mapping[str, str], limits: BodyLimits, uploads: Uploads) -> _
     if kind == b"multipart/form-data":
         return _Form(options.get(b"boundary", b""), limits, uploads)
     if kind in (b"", b"application/x-www-form-urlencoded"):
-        return _UrlEncoded(limits.text_bytes)
+        return _UrlEncoded(min(limits.text_bytes, LONGEST_URL_ENCODED))
     if kind == b"application/octet-stream" or kind.startswith(b"image/"):
         return _Whole(limits, uploads)
     raise UnsupportedMedia(
@@ -161,6 +169,8 @@ class _Text:
 
 class _Json(_Text):
     async def end(self) -> Body:
+        if sum(map(self._data.count, b"{[,")) > MOST_VALUES:
+            raise InvalidRequest("The body has too many values", fix=f"Send at most {MOST_VALUES:,}")
         try:
             fields = from_json(bytes(self._data), allow_inf_nan=False)
         except ValueError as error:

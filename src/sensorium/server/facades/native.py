@@ -33,6 +33,9 @@ Decoder = Callable[[Any], Any]
 FILE = "file"
 """The form field that stands for a task's first picture, whatever that is called."""
 
+MOST_FIELDS = 100
+"""Beside files; no task has as many."""
+
 MOST_PICTURES = 1000
 """In one message; each costs a task, and its answer's memory."""
 
@@ -82,6 +85,8 @@ def parse(shape: Shape, message: Message) -> Plan:
     """Raises InvalidRequest when there is no picture, or the manner of serving is wrong."""
     body = dict(message.fields) if message.typed else shape.from_text(message.fields)
     fields = {**shape.from_text(message.query), **body}
+    if len(fields) > MOST_FIELDS:
+        raise InvalidRequest("The request has too many fields", why=f"{len(fields):,} were sent")
     manner = checked(Manner, {name: fields.pop(name) for name in Manner.model_fields if name in fields}, "a task")
     asked, many = _asked(shape, message.files, fields)
     requests = tuple(_attempt(shape, {**fields, **pictures}) for pictures in asked)
