@@ -235,7 +235,8 @@ def test_json_of_the_command_is_that_of_the_schema(sensorium: Sensorium, photos:
     from sensorium.schemas.analyze import Analysis
 
     told = sensorium("analyze", photos / "a.png", "--model", "fake", "--json")
-    Analysis.model_validate_json(json.dumps(lines(told)[0]["result"]))
+    result = lines(told)[0]["result"]
+    assert Analysis.model_validate_json(json.dumps(result)).model_dump(mode="json") == result
 
 
 def test_a_name_too_long_for_any_file_fails_alone(sensorium: Sensorium, photos: Path) -> None:

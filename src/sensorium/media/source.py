@@ -12,12 +12,12 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from sensorium.errors import FileMissing, ForbiddenAddress, InputTooLarge, InvalidBase64, InvalidRequest
+from sensorium.media.flight import DESK, Flight, NoRoom, Remembered
 from sensorium.media.limits import Limits, current
 from sensorium.media.pool import BUDGET, Lease, in_thread
 
@@ -47,8 +47,8 @@ class Source:
     def __init__(self, kind: Kind, place: str, data: bytes | None, name: str, sha256: str | None = None) -> None:
         self.kind, self.name = kind, _presentable(name)
         self._place, self._data, self._sha256 = place, data, sha256
-        self._images: dict[bool, _Remembered] = {}
-        self._flights: dict[bool | str, _Flight] = {}
+        self._images: dict[bool, Remembered] = {}
+        self._flights: dict[bool | str, Flight] = {}
 
     @classmethod
     def of(cls, value: SourceLike) -> Source:
@@ -174,25 +174,25 @@ class Source:
             if image is not None:
                 return image if then is None else await in_thread(then, image)
 
-    def _recall_or_join(self, exact: bool, at_least: int | None) -> tuple[Image | None, _Flight | None]:
+    def _recall_or_join(self, exact: bool, at_least: int | None) -> tuple[Image | None, Flight | None]:
         """The picture if someone holds it; else the flight that brings it."""
-        with _DESK:
+        with DESK:
             remembered = self._images.get(exact)
             image = remembered.recall(at_least) if remembered else None
             if image is not None:
                 return image, None
             flight = self._flights.get(exact)
             if flight is None or not flight.serves(at_least):
-                flight = self._flights[exact] = _Flight(self._flights, exact, at_least)
+                flight = self._flights[exact] = Flight(self._flights, exact, at_least)
             return None, flight
 
-    async def _lead(self, flight: _Flight, exact: bool, then: Callable[[Image], T] | None) -> Image | T:
+    async def _lead(self, flight: Flight, exact: bool, then: Callable[[Image], T] | None) -> Image | T:
         limits = current()
         try:
             if self.kind == "url" and self._data is None:
                 await self._fetched(limits)
             answer = await in_thread(self._fly, flight, exact, then, limits)
-            if isinstance(answer, _NoRoom):
+            if isinstance(answer, NoRoom):
                 lease = await BUDGET.take(answer.pixels, limits.pixel_budget, limits.budget_seconds)
                 answer = await in_thread(self._fly, flight, exact, then, limits, (answer.opened, lease))
         except Exception as error:
@@ -205,13 +205,13 @@ class Source:
 
     def _fly(
         self,
-        flight: _Flight,
+        flight: Flight,
         exact: bool,
         then: Callable[[Image], T] | None,
         limits: Limits,
         boarded: tuple[Opened, Lease] | None = None,
-    ) -> Image | T | _NoRoom | None:
-        """Read, look, decode and go on with `then`, all in the calling thread. _NoRoom when the budget is full."""
+    ) -> Image | T | NoRoom | None:
+        """Read, look, decode and go on with `then`, all in the calling thread. NoRoom when the budget is full."""
         if not flight.take_off():
             return None  # nobody waits for it
         try:
@@ -219,7 +219,7 @@ class Source:
         except BaseException as error:
             flight.crash(error)
             raise
-        if isinstance(image, _NoRoom):
+        if isinstance(image, NoRoom):
             flight.pause()
             return image
         flight.land(image)
@@ -227,7 +227,7 @@ class Source:
 
     def _decoded(
         self, exact: bool, at_least: int | None, limits: Limits, boarded: tuple[Opened, Lease] | None
-    ) -> Image | _NoRoom:
+    ) -> Image | NoRoom:
         from sensorium.media.decode import look
 
         opened = boarded[0] if boarded else look(self.read_now(limits), self.name, limits)
@@ -235,7 +235,7 @@ class Source:
         pixels = opened.pixels_at(scale)
         lease = boarded[1] if boarded else BUDGET.try_take(pixels, limits.pixel_budget)
         if lease is None:
-            return _NoRoom(pixels, opened)
+            return NoRoom(pixels, opened)
         try:
             image = opened.decode(scale, exact)
         except BaseException:
@@ -244,7 +244,7 @@ class Source:
         lease.until_gone(image.pixels)
         for key in (True, False) if opened.one_way else (exact,):
             # At the largest scale that the limits allow there is no larger one to ask for.
-            self._images[key] = _Remembered(image, None if scale == opened.scale_for(None, limits) else at_least)
+            self._images[key] = Remembered(image, None if scale == opened.scale_for(None, limits) else at_least)
         return image
 
     def image_now(self, at_least: int | None = None) -> Image:
@@ -259,8 +259,8 @@ class Source:
         from sensorium.media.fetch import fetch
 
         while self._data is None:
-            with _DESK:
-                flight = self._flights.get("fetch") or _Flight(self._flights, "fetch", None)
+            with DESK:
+                flight = self._flights.get("fetch") or Flight(self._flights, "fetch", None)
                 self._flights["fetch"] = flight
             if not flight.claim():
                 await asyncio.wrap_future(flight.landed)
@@ -392,96 +392,6 @@ def public_url(url: str) -> str:
         return "the URL"
 
 
-class _Flight:
-    """Work that brings bytes or a picture to all who wait for it. One of them leads; the others only wait.
-
-    When the leader goes before a thread has the work, `landed` holds None, and those who wait ask again.
-    """
-
-    def __init__(self, board: dict[bool | str, _Flight], route: bool | str, at_least: int | None) -> None:
-        self.landed: Future[Image | None] = Future()
-        self.landed.set_running_or_notify_cancel()  # so that no waiter can cancel it for the others
-        self.at_least = at_least
-        self._board, self._route = board, route
-        self._led = self._in_thread = self._left = False
-
-    def claim(self) -> bool:
-        """Whether the caller is to lead."""
-        with _DESK:
-            led, self._led = self._led, True
-        return not led
-
-    def serves(self, at_least: int | None) -> bool:
-        """Whether what it brings will be large enough."""
-        return self.at_least is None or (at_least is not None and at_least <= self.at_least)
-
-    def take_off(self) -> bool:
-        """A thread has the work now. False when it has been given up."""
-        with _DESK:
-            self._in_thread = not self.landed.done()
-            return self._in_thread
-
-    def pause(self) -> None:
-        with _DESK:
-            self._in_thread = False
-            self._give_up_if_nobody_works()
-
-    def leave(self) -> None:
-        """The leader goes."""
-        with _DESK:
-            self._left = True
-            self._give_up_if_nobody_works()
-
-    def land(self, image: Image) -> None:
-        with _DESK:
-            self._end()
-        self.landed.set_result(image)
-
-    def crash(self, error: BaseException) -> None:
-        with _DESK:
-            self._end()
-            if self.landed.done():
-                return
-        self.landed.set_exception(error)
-
-    def _give_up_if_nobody_works(self) -> None:
-        if self._left and not self._in_thread:
-            self._end()
-            if not self.landed.done():
-                self.landed.set_result(None)
-
-    def _end(self) -> None:
-        if self._board.get(self._route) is self:
-            del self._board[self._route]
-
-
-class _Remembered:
-    """A picture, for as long as somebody else holds it."""
-
-    __slots__ = ("_at_least", "_image")
-
-    def __init__(self, image: Image, at_least: int | None) -> None:
-        self._image, self._at_least = weakref.ref(image), at_least
-
-    def recall(self, at_least: int | None) -> Image | None:
-        """The picture, if it is still there and large enough."""
-        image = self._image()
-        if image is None or image.scale == 1 or self._at_least is None:
-            return image
-        if at_least is None or min(image.pixels.shape[:2]) < at_least:
-            return None
-        return image
-
-
-class _NoRoom:
-    """What a thread brings back when the budget of pixels is full."""
-
-    __slots__ = ("opened", "pixels")
-
-    def __init__(self, pixels: int, opened: Opened) -> None:
-        self.pixels, self.opened = pixels, opened
-
-
 class _Shelf:
     """Sources that keep the bytes of their file, so that digest and decoding see the same, read once.
 
@@ -504,9 +414,6 @@ class _Shelf:
                 if (known := oldest()) is not None:
                     known._data = None
 
-
-_DESK = threading.Lock()
-"""Guards all flights: held for a few lines at a time, never while anything is read or decoded."""
 
 _SHELF = _Shelf(64_000_000)
 
