@@ -102,6 +102,42 @@ async def test_a_long_list_is_taken_no_faster_than_it_is_worked_on(opened: Open)
     assert max(ahead) <= 4
 
 
+async def test_a_slow_item_of_a_list_does_not_stop_the_others(opened: Open) -> None:
+    heard: list[Event] = []
+
+    async def listen(event: Event) -> None:
+        heard.append(event)
+
+    async with opened({"slow": "seconds = 30", "quick": 'words = ["a"]'}, running=2, cache="off") as sensorium:
+        requests = [classify(model="slow"), classify(model="quick"), classify(model="quick"), classify(model="quick")]
+        outcomes = sensorium.each(requests, listener=listen)
+        first = asyncio.ensure_future(anext(outcomes))
+        while len(heard) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert not first.done(), "answers keep their order"
+        first.cancel()
+        await asyncio.wait([first])
+        await outcomes.aclose()
+
+
+async def test_a_mistake_of_ours_in_a_list_reaches_who_asked(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    async with opened({"fake": ""}) as sensorium:
+        monkeypatch.setattr(sensorium, "_stack", broken)
+        with pytest.raises(ZeroDivisionError):
+            await sensorium.run_all([classify(), classify()])
+
+
+async def test_leaving_a_list_early_ends_its_work(opened: Open) -> None:
+    async with opened({"slow": "seconds = 30", "quick": ""}, running=2, waiting=0, cache="off") as sensorium:
+        outcomes = sensorium.each([classify(model="quick"), *[classify(model="slow")] * 5])
+        await anext(outcomes)
+        await outcomes.aclose()
+        assert isinstance(await sensorium.run(classify(model="quick")), Result), "the places are free again"
+
+
 async def test_a_stream_tells_its_parts_and_then_the_whole(opened: Open) -> None:
     async with opened({"talker": 'words = ["a", "cat"]'}) as sensorium:
         stream = sensorium.stream(classify(model="talker"))

@@ -31,6 +31,8 @@ from sensorium.stores.sqlite import SqliteStore
 from sensorium.telemetry import TELEMETRY, new_trace
 
 Outcome = Result | SensoriumError
+_Place = tuple[Request, "asyncio.Future[Outcome]"]
+"""A request of a list, and where its outcome goes."""
 
 
 class Sensorium:
@@ -83,22 +85,30 @@ class Sensorium:
 
     async def run_all(self, requests: Sequence[Request], **how: Any) -> list[Outcome]:
         """As many outcomes, in the same order: each a result or the error of that request alone."""
+        if len(requests) == 1:
+            return [await self._outcome(requests[0], how)]
         return [outcome async for outcome in self.each(requests, **how)]
 
     async def each(self, requests: Iterable[Request], **how: Any) -> AsyncGenerator[Outcome, None]:
         """The outcome of each request, in order, as soon as it is there. Takes requests no faster than it works."""
-        ahead: deque[asyncio.Task[Outcome]] = deque()
+        queue: asyncio.Queue[_Place] = asyncio.Queue()
+        ahead: deque[asyncio.Future[Outcome]] = deque()
+        hands: list[asyncio.Task[None]] = []
         try:
             for request in requests:
-                ahead.append(asyncio.create_task(self._outcome(request, how)))
-                if len(ahead) >= self._window:
+                ahead.append(asyncio.get_running_loop().create_future())
+                queue.put_nowait((request, ahead[-1]))
+                if len(hands) < self.settings.running:
+                    hands.append(asyncio.create_task(self._serve(queue, how)))
+                # So many that all are kept busy although answers leave in order.
+                if len(ahead) >= 2 * self.settings.running:
                     yield await ahead.popleft()
             while ahead:
                 yield await ahead.popleft()
         finally:
-            for task in ahead:
-                task.cancel()
-            await asyncio.gather(*ahead, return_exceptions=True)
+            for hand in hands:
+                hand.cancel()
+            await asyncio.gather(*hands, return_exceptions=True)
 
     def stream(self, request: Request, *, buffer: int = 64, patience: float = 30.0, **how: Any) -> Stream:
         """The answer's parts as they come, and then the whole of it."""
@@ -115,10 +125,20 @@ class Sensorium:
         if self.store:
             await self.store.close()
 
-    @property
-    def _window(self) -> int:
-        """Requests of one list under way at once: enough to keep all busy although answers leave in order."""
-        return min(2 * self.settings.running, self.settings.running + self.settings.waiting)
+    async def _serve(self, queue: asyncio.Queue[_Place], how: dict[str, Any]) -> None:
+        """Work on one request of a list after the other: a task for each would cost the loop more turns."""
+        while True:
+            request, place = await queue.get()
+            try:
+                told: Outcome | Exception = await self._outcome(request, how)
+            except Exception as mistake:  # noqa: BLE001 - a mistake of ours goes to who asked
+                told = mistake
+            if place.done():  # nobody asks any more
+                continue
+            if isinstance(told, SensoriumError | Result):
+                place.set_result(told)
+            else:
+                place.set_exception(told)
 
     async def _outcome(self, request: Request, how: dict[str, Any]) -> Outcome:
         try:

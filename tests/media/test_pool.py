@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import time
 
@@ -185,3 +187,37 @@ async def test_a_leader_cancelled_while_waiting_for_room_hands_over() -> None:
         del held
         assert (await asyncio.wait_for(second, 5)).width == 100
     del second, first
+
+
+def test_work_sent_after_the_interpreter_has_begun_to_end_is_refused_and_never_hangs() -> None:
+    script = """
+import asyncio, atexit
+from sensorium.media.pool import in_thread
+def late():
+    try:
+        asyncio.run(in_thread(int))
+    except Exception as error:
+        print(type(error).__name__)
+atexit.register(late)
+print(asyncio.run(in_thread(int)))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout.split() == ["0", "ServiceClosed"]
+
+
+async def test_what_work_raises_reaches_its_waiter() -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        await in_thread(int, "x")
+
+
+async def test_work_whose_waiter_left_before_it_began_is_dropped() -> None:
+    go, done = threading.Event(), list[int]()
+    blocking = [asyncio.create_task(in_thread(go.wait, 10)) for _ in range(max(2, pool.cores()))]
+    waiter = asyncio.create_task(in_thread(done.append, 1))
+    await asyncio.sleep(0)
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    go.set()
+    await asyncio.gather(*blocking)
+    await in_thread(int)
+    assert done == []

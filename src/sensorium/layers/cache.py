@@ -160,4 +160,4 @@ def _read(record: bytes, request: Request) -> Remembered:
     events, fields = json.loads(record)
     said = [Delta(event) if isinstance(event, str) else Item(*event) for event in events]
     result = request.answer.model_validate(fields)
-    return Remembered(said, result.stamped(result.meta.model_copy(update={"cached": True, "loading_seconds": 0.0})))
+    return Remembered(said, result.stamped(cached=True, loading_seconds=0.0))

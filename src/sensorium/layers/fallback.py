@@ -34,9 +34,7 @@ class Fallback:
 
 
 def _with(result: Result, skipped: list[Skipped]) -> Result:
-    if not skipped:
-        return result
-    return result.stamped(result.meta.model_copy(update={"skipped": tuple(skipped)}))
+    return result.stamped(skipped=tuple(skipped)) if skipped else result
 
 
 def _all_failed(skipped: list[Skipped], last: SensoriumError) -> Unavailable:

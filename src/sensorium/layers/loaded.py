@@ -11,6 +11,8 @@ from sensorium.errors import EngineFailed, SensoriumError, ServiceClosed
 from sensorium.media.pool import in_thread
 from sensorium.schemas.base import Meta, Request, Result
 
+UNKNOWN = Meta()
+
 
 class LoadableEngine(Engine[Request, Result], Loadable, Protocol):
     """What a kind's module offers as `Engine`."""
@@ -40,7 +42,9 @@ class Loaded:
         except Exception as error:
             raise _ours(error, self._card) from error
         took = time.perf_counter() - start
-        return result.stamped(Meta(engine=self._card.id, seconds=took, loading_seconds=ready - start))
+        # Not what the engine says of itself.
+        meta = UNKNOWN.altered(engine=self._card.id, seconds=took, loading_seconds=ready - start)
+        return result.altered(meta=meta)
 
     async def load(self) -> None:
         """Make the model ready; at once when it is. A failure is told to this caller, and tried again for the next."""

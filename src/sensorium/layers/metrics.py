@@ -7,7 +7,7 @@ import time
 
 from sensorium.engine import Call, Engine
 from sensorium.errors import SensoriumError
-from sensorium.schemas.base import Meta, Request, Result
+from sensorium.schemas.base import Request, Result
 from sensorium.telemetry import Telemetry
 
 
@@ -32,15 +32,4 @@ class Metrics:
             took = time.perf_counter() - start
             self._telemetry.count("requests", task=request.task, code=code)
             self._telemetry.observe("request_seconds", took, task=request.task)
-        return result.stamped(_account(result.meta, request, call, took))
-
-
-def _account(meta: Meta, request: Request, call: Call, seconds: float) -> Meta:
-    return Meta(
-        engine=meta.engine or request.task,
-        seconds=seconds,
-        loading_seconds=meta.loading_seconds,
-        cached=meta.cached,
-        skipped=meta.skipped,
-        trace=call.trace,
-    )
+        return result.stamped(engine=result.meta.engine or request.task, seconds=took, trace=call.trace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import weakref
 from concurrent.futures import Future
@@ -18,15 +19,18 @@ DESK = threading.Lock()
 class Flight:
     """Work that brings bytes or a picture to all who wait for it. One of them leads; the others only wait.
 
-    When the leader goes before a thread has the work, `landed` holds None, and those who wait ask again.
+    When the leader goes before a thread has the work, those who wait get None, and ask again.
     """
 
+    __slots__ = ("_board", "_error", "_image", "_in_thread", "_led", "_left", "_over", "_route", "_waiting", "at_least")
+
     def __init__(self, board: dict[bool | str, Flight], route: bool | str, at_least: int | None) -> None:
-        self.landed: Future[Image | None] = Future()
-        self.landed.set_running_or_notify_cancel()  # so that no waiter can cancel it for the others
         self.at_least = at_least
         self._board, self._route = board, route
-        self._led = self._in_thread = self._left = False
+        self._led = self._in_thread = self._left = self._over = False
+        self._image: Image | None = None
+        self._error: BaseException | None = None
+        self._waiting: list[Future[Image | None]] = []
 
     def claim(self) -> bool:
         """Whether the caller is to lead."""
@@ -38,44 +42,67 @@ class Flight:
         """Whether what it brings will be large enough."""
         return self.at_least is None or (at_least is not None and at_least <= self.at_least)
 
+    async def landed(self) -> Image | None:
+        """What it brings, for those who do not lead. Raises what the leader met."""
+        future: Future[Image | None] = Future()
+        future.set_running_or_notify_cancel()  # so that whoever stops waiting does not cancel it
+        with DESK:
+            over = self._over
+            if not over:
+                self._waiting.append(future)
+        if over:
+            self._tell(future)
+        return await asyncio.wrap_future(future)
+
     def take_off(self) -> bool:
         """A thread has the work now. False when it has been given up."""
         with DESK:
-            self._in_thread = not self.landed.done()
+            self._in_thread = not self._over
             return self._in_thread
 
     def pause(self) -> None:
+        """The thread is done with it for now."""
         with DESK:
             self._in_thread = False
-            self._give_up_if_nobody_works()
+            given_up = self._left and self._end()
+        self._tell_all(given_up)
 
     def leave(self) -> None:
         """The leader goes."""
         with DESK:
             self._left = True
-            self._give_up_if_nobody_works()
+            given_up = not self._in_thread and self._end()
+        self._tell_all(given_up)
 
     def land(self, image: Image) -> None:
         with DESK:
-            self._end()
-        self.landed.set_result(image)
+            first = self._end(image)
+        self._tell_all(first)
 
     def crash(self, error: BaseException) -> None:
         with DESK:
-            self._end()
-            if self.landed.done():
-                return
-        self.landed.set_exception(error)
+            first = self._end(error=error)
+        self._tell_all(first)
 
-    def _give_up_if_nobody_works(self) -> None:
-        if self._left and not self._in_thread:
-            self._end()
-            if not self.landed.done():
-                self.landed.set_result(None)
-
-    def _end(self) -> None:
+    def _end(self, image: Image | None = None, error: BaseException | None = None) -> bool:
+        """Whether it had not ended before."""
+        if self._over:
+            return False
+        self._over, self._image, self._error = True, image, error
         if self._board.get(self._route) is self:
             del self._board[self._route]
+        return True
+
+    def _tell_all(self, ended: bool) -> None:
+        if ended:
+            for future in self._waiting:
+                self._tell(future)
+
+    def _tell(self, future: Future[Image | None]) -> None:
+        if self._error is None:
+            future.set_result(self._image)
+        else:
+            future.set_exception(self._error)
 
 
 class Remembered:

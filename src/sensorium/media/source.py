@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import os
@@ -170,7 +169,7 @@ class Source:
             if flight is not None:
                 if flight.claim():
                     return await self._lead(flight, exact, then)
-                image = await asyncio.wrap_future(flight.landed)
+                image = await flight.landed()
             if image is not None:
                 return image if then is None else await in_thread(then, image)
 
@@ -263,7 +262,7 @@ class Source:
                 flight = self._flights.get("fetch") or Flight(self._flights, "fetch", None)
                 self._flights["fetch"] = flight
             if not flight.claim():
-                await asyncio.wrap_future(flight.landed)
+                await flight.landed()
                 continue
             try:
                 self._data = await fetch(self._place, limits)

@@ -96,11 +96,10 @@ class Session:
         self._closed = False
         self._run_seconds = 0.0
         self._last_run = -math.inf
-        self._threads = [
+        self._runners = [
             threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(threads)
         ]
-        for thread in self._threads:
-            thread.start()
+        self._running = False
         # Runtimes end badly when the interpreter goes away under a thread that is inside of them.
         atexit.register(self.close)
 
@@ -146,7 +145,7 @@ class Session:
             self._change.notify_all()
         for item in waiting:
             _fail(item, self._closed_error())
-        for thread in self._threads:
+        for thread in self._runners if self._running else ():
             thread.join()
         self._session = None
         atexit.unregister(self.close)
@@ -160,7 +159,15 @@ class Session:
             if len(self._waiting) >= self._queue:
                 raise self._overloaded()
             self._waiting.append(item)
+            if not self._running:
+                self._start_runners()
             self._change.notify()
+
+    def _start_runners(self) -> None:
+        """At the first request: a session that only runs in its callers' threads needs none."""
+        self._running = True
+        for thread in self._runners:
+            thread.start()
 
     def _drop_gone(self) -> None:
         here = [item for item in self._waiting if not item.gone]
@@ -168,7 +175,7 @@ class Session:
         self._waiting.extend(here)
 
     def _overloaded(self) -> Overloaded:
-        seconds = len(self._waiting) * self._run_seconds / len(self._threads)
+        seconds = len(self._waiting) * self._run_seconds / len(self._runners)
         return Overloaded(
             f"Model {self.name} has no room for another request",
             why=f"{len(self._waiting)} are waiting already",

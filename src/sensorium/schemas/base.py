@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,15 @@ class Frozen(BaseModel):
     """A value that is checked when it is made and never changes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def altered(self, **changes: Any) -> Self:
+        """The same value with other fields, which are not checked: what `model_copy` does, in a third of the time."""
+        twin = type(self).__new__(type(self))
+        object.__setattr__(twin, "__dict__", {**self.__dict__, **changes})
+        object.__setattr__(twin, "__pydantic_fields_set__", {*self.__pydantic_fields_set__, *changes})
+        object.__setattr__(twin, "__pydantic_extra__", None)
+        object.__setattr__(twin, "__pydantic_private__", None)
+        return twin
 
 
 class Timing(Frozen):
@@ -67,15 +77,9 @@ class Result(Frozen):
 
     meta: Meta = Meta()
 
-    def stamped(self, meta: Meta) -> Self:
-        """The same answer with another account of how it came about."""
-        # What `model_copy` does, without its checks: this runs several times for each answer.
-        twin = type(self).__new__(type(self))
-        object.__setattr__(twin, "__dict__", {**self.__dict__, "meta": meta})
-        object.__setattr__(twin, "__pydantic_fields_set__", {*self.__pydantic_fields_set__, "meta"})
-        object.__setattr__(twin, "__pydantic_extra__", None)
-        object.__setattr__(twin, "__pydantic_private__", None)
-        return twin
+    def stamped(self, **meta: Any) -> Self:
+        """The same answer with another account of how it came about: fields of Meta."""
+        return self.altered(meta=self.meta.altered(**meta))
 
     def marks(self) -> tuple[Mark, ...]:
         """What to draw on the picture that the answer is about."""
@@ -99,6 +103,7 @@ class Request(Frozen):
             yield from _sources_in(getattr(self, name))
 
     @classmethod
+    @functools.cache
     def source_fields(cls) -> tuple[str, ...]:
         """The names of the fields that hold a source, in order."""
         return tuple(name for name, field in cls.model_fields.items() if field.annotation is Source)
