@@ -18,8 +18,8 @@ from PIL import Image as Pillow
 from PIL import ImageCms, ImageOps
 
 from sensorium.errors import CorruptMedia, InputTooLarge, SensoriumError, UnsupportedMedia
+from sensorium.media import colour, limits
 from sensorium.media import jpeg as jpeg_file
-from sensorium.media import limits
 from sensorium.media.decode import look
 from sensorium.media.image import Image, Pixels
 from sensorium.media.limits import Limits
@@ -37,9 +37,9 @@ def decoded(data: bytes, at_least: int | None = None, exact: bool = False) -> Im
 def quarters(width: int = 64, height: int = 48) -> Pillow.Image:
     """Red top left, green top right, blue bottom left, yellow bottom right: any turn shows."""
     picture = Pillow.new("RGB", (width, height))
-    for number, colour in enumerate(((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))):
+    for number, hue in enumerate(((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))):
         left, top = number % 2 * width // 2, number // 2 * height // 2
-        picture.paste(colour, (left, top, left + width // 2, top + height // 2))
+        picture.paste(hue, (left, top, left + width // 2, top + height // 2))
     return picture
 
 
@@ -147,12 +147,25 @@ def test_a_jpeg_whose_true_size_hides_behind_a_small_one_is_refused_or_held_to_t
         decoded(data[:at] + hidden + data[at:])
 
 
-def test_a_jpeg_of_very_many_scans_is_refused_whatever_its_kind() -> None:
-    data = encoded(quarters(), "JPEG")
+@pytest.mark.parametrize(("progressive", "why"), [(True, "scans"), (False, "damaged")])
+def test_a_jpeg_of_very_many_scans_is_refused_whatever_its_kind(progressive: bool, why: str) -> None:
+    data = encoded(quarters(), "JPEG", progressive=progressive)
     at = data.index(b"\xff\xda")
     length = struct.unpack_from(">H", data, at + 2)[0]
-    with pytest.raises(CorruptMedia, match="scans"):
+    with pytest.raises(CorruptMedia, match=why):
         decoded(data[:at] + data[at : at + 2 + length] * 500 + data[at:])
+
+
+def test_pictures_of_one_colour_profile_share_its_transform(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bytes] = []
+    monkeypatch.setattr(colour, "_new_transform", lambda profile, mode: made.append(profile))
+    colour._kept_transform.cache_clear()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    for _ in range(3):
+        colour._transform(profile, "RGB")
+        colour._transform(profile + bytes(colour.LARGEST_KEPT), "RGB")
+    assert made.count(profile) == 1
+    assert len(made) == 4, "large profiles are not kept"
 
 
 def test_a_tiff_of_one_huge_tile_is_refused() -> None:

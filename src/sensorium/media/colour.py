@@ -22,6 +22,9 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of a TIFF
 NEARLY_WHITE, VISIBLE = 235, 16
 """From this luminance on, content is lost on white; from this opacity on, it can be seen at all."""
 
+LARGEST_KEPT = 65_536
+"""Bytes of a colour profile whose transform is kept for the next picture. Cameras' and screens' have a few thousand."""
+
 
 def as_rgb(picture: Picture) -> Pixels:
     """The loaded picture as uint8 (height, width, 3), RGB, sRGB, nothing transparent.
@@ -224,6 +227,18 @@ def _profile_of(picture: Picture) -> bytes | None:
 
 def _transform(profile: bytes | None, mode: str) -> Any:
     """Pillow's transform from a profile (None: the standard Lab) to sRGB; None when it cannot be made of this one."""
+    if profile is not None and len(profile) > LARGEST_KEPT:
+        return _new_transform(profile, mode)
+    return _kept_transform(profile, mode)
+
+
+@functools.lru_cache(16)
+def _kept_transform(profile: bytes | None, mode: str) -> Any:
+    # Making one takes as long as decoding three photographs; lcms keeps nothing in it while it runs, so threads share.
+    return _new_transform(profile, mode)
+
+
+def _new_transform(profile: bytes | None, mode: str) -> Any:
     from PIL import ImageCms
 
     try:

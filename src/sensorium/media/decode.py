@@ -136,7 +136,8 @@ class OpenedJpeg(Opened):
         # Two bytes of memory a sample, so eight a pixel of the limit.
         if self.header.buffered and self.header.samples > 4 * limits.max_pixels:
             raise self._refuse_size(limits, "a progressive JPEG of so many pixels takes too much memory")
-        scans = jpeg.scans_in(self.data)
+        # Of another the decoder reads one scan, and looking through the file for more takes longer than its header.
+        scans = jpeg.scans_in(self.data) if self.header.buffered else 1
         if scans > jpeg.MOST_SCANS or scans * self.header.samples > jpeg.MOST_SAMPLES_SCANNED:
             raise CorruptMedia(f"{self.name} cannot be decoded", why=f"it has {scans:,} scans", fix="Encode it anew")
 
