@@ -13,7 +13,7 @@ from sensorium.errors import EngineFailed, Overloaded, SensoriumError, every_err
 from sensorium.server.app import create_app
 from sensorium.server.facades.native import refuse
 from sensorium.server.facades.status import STATUS, headers_of, sentence, status_of
-from tests.pictures import png
+from tests.pictures import JUNK, png
 from tests.server.wire import form
 
 
@@ -86,6 +86,26 @@ async def test_a_failure_of_our_own_is_a_500_in_our_shape_and_logged(
 async def test_before_it_has_started_it_is_unavailable() -> None:
     status, answer = await ask(create_app(settings()), "/v1/classify", png())
     assert (status, answer["error"]["code"]) == (503, "service_closed")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "told"),
+    [
+        ('; filename="猫.jpg"'.encode(), "猫.jpg"),
+        ('; filename="照片.jpg"'.encode("gbk"), "\ufffd"),
+        (b"; filename=plain.jpg", "plain.jpg"),
+        (b"; filename*=utf-8''%E7%8C%AB.jpg", "upload"),
+    ],
+)
+async def test_a_file_is_a_file_in_whatever_alphabet_its_name_is(parameter: bytes, told: str) -> None:
+    head = b"--xx\r\ncontent-disposition: form-data; name=image" + parameter
+    app = create_app(settings())
+    async with app.router.lifespan_context(app):
+        status, answer = await ask(
+            app, "/v1/classify", head + b"\r\n\r\n" + JUNK + b"\r\n--xx--\r\n", 'multipart/form-data; boundary="xx"'
+        )
+    assert (status, answer["error"]["code"]) == (415, "unidentified_media")
+    assert told in answer["error"]["message"]
 
 
 async def test_a_form_of_too_many_parts_is_refused() -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from pydantic_core import from_json
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 
 from sensorium.errors import InputTooLarge, InvalidRequest, SensoriumError, UnsupportedMedia, UploadIncomplete
 from sensorium.media.source import Source
@@ -19,9 +17,6 @@ from sensorium.server.facades.base import Upload
 from sensorium.server.spool import Spool, SpoolFile
 
 Receive = Callable[[], Any]
-
-# Its warnings of malformed forms are told to the sender, as errors of ours.
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
 
 FILE_IN_MEMORY = 2**20
 """Larger files go to the spool."""
@@ -136,17 +131,17 @@ def _too_large(most: int) -> InputTooLarge:
 def _sink(headers: Mapping[str, str], limits: BodyLimits, uploads: Uploads) -> _Sink:
     if headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedMedia("The body is compressed", why="only plain bodies are read", fix="Send it as it is")
-    kind, options = parse_options_header(headers.get("content-type"))
-    if kind == b"application/json":
+    kind, options = parse_options_header(headers.get("content-type", ""))
+    if kind == "application/json":
         return _Json(limits.text_bytes)
-    if kind == b"multipart/form-data":
-        return _Form(options.get(b"boundary", b""), limits, uploads)
-    if kind in (b"", b"application/x-www-form-urlencoded"):
+    if kind == "multipart/form-data":
+        return _Form(options.get("boundary", ""), limits, uploads)
+    if kind in ("", "application/x-www-form-urlencoded"):
         return _UrlEncoded(min(limits.text_bytes, LONGEST_URL_ENCODED))
-    if kind == b"application/octet-stream" or kind.startswith(b"image/"):
+    if kind == "application/octet-stream" or kind.startswith("image/"):
         return _Whole(limits, uploads)
     raise UnsupportedMedia(
-        f"A body of type {kind.decode('latin-1')[:60]!r} is not read",
+        f"A body of type {kind[:60]!r} is not read",
         fix="Send JSON, multipart/form-data, or the picture itself as image/jpeg, image/png or application/octet-stream",
     )
 
@@ -265,77 +260,54 @@ class _File:
 
 
 class _Form:
-    """A multipart form. The parser tells what it finds by calling back; nothing is awaited in between."""
+    """A multipart form."""
 
-    def __init__(self, boundary: bytes, limits: BodyLimits, uploads: Uploads) -> None:
+    def __init__(self, boundary: str, limits: BodyLimits, uploads: Uploads) -> None:
         self._limits, self._uploads = limits, uploads
         self._fields: list[tuple[str, str]] = []
         self._files: list[_File] = []
         self._unsettled: set[_File] = set()
         self._parts = self._text_bytes = 0
-        self._ended = False
         self._part: _File | _Field | None = None
-        self._header: dict[bytes, bytearray] = {}
-        self._header_name = bytearray()
-        self._parser = self._new_parser(boundary)
-
-    def _new_parser(self, boundary: bytes) -> MultipartParser:
-        if not boundary:
-            raise InvalidRequest("The form cannot be read", why="its Content-Type names no boundary")
-        told = {
-            "on_part_begin": self._begin,
-            "on_header_begin": self._header_name.clear,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_headers_finished": self._headers_end,
-            "on_part_data": self._data,
-            "on_part_end": self._part_end,
-            "on_end": self._end,
-        }
-        try:
-            return MultipartParser(boundary, told, max_header_size=MOST_HEADER_BYTES)  # type: ignore[arg-type]
-        except FormParserError as error:
-            raise _malformed(error) from error
+        self._parser = _parser(boundary)
 
     async def feed(self, data: bytes) -> None:
         try:
-            self._parser.write(data)
-        except FormParserError as error:
+            for event in self._parser.parse(data):
+                self._take(event)
+        except MultipartError as error:
             raise _malformed(error) from error
         for file in self._unsettled:
             await file.settle()
         self._unsettled = {self._part} if isinstance(self._part, _File) else set()
 
     async def end(self) -> Body:
-        if not self._ended:
-            raise InvalidRequest("The form cannot be read", why="it ends before its closing boundary")
+        try:
+            self._parser.close()
+        except MultipartError as error:
+            raise InvalidRequest("The form cannot be read", why="it ends before its closing boundary") from error
         chosen = [file for file in self._files if file.filename or file.size]  # else a field left empty
         return Body(grouped(self._fields), tuple([await file.upload() for file in chosen]))
 
-    def _begin(self) -> None:
-        self._parts += 1
-        if self._parts > MOST_PARTS:
-            raise InvalidRequest("The form has too many parts", fix=f"Send at most {MOST_PARTS}")
-        self._header.clear()
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header.setdefault(bytes(self._header_name).lower(), bytearray()).extend(data[start:end])
-
-    def _headers_end(self) -> None:
-        self._part = _part(self._header, self._limits.file_bytes, self._uploads)
-        if isinstance(self._part, _File):
-            self._files.append(self._part)
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if isinstance(self._part, _File):
-            self._part.take(data[start:end])
+    def _take(self, event: MultipartSegment | bytes | None) -> None:
+        """What the parser found: the head of a part, bytes of its content, or its end."""
+        if isinstance(event, MultipartSegment):
+            self._parts += 1
+            if self._parts > MOST_PARTS:
+                raise InvalidRequest("The form has too many parts", fix=f"Send at most {MOST_PARTS}")
+            self._part = _part(event, self._limits.file_bytes, self._uploads)
+            if isinstance(self._part, _File):
+                self._files.append(self._part)
+        elif event is None:
+            if isinstance(self._part, _Field):
+                self._fields.append((self._part.name, self._part.text()))
+            self._part = None
+        elif isinstance(self._part, _File):
+            self._part.take(event)
             self._unsettled.add(self._part)
         elif self._part:
-            self._part.take(data[start:end])
-            self._count_text(end - start)
+            self._part.take(event)
+            self._count_text(len(event))
 
     def _count_text(self, count: int) -> None:
         self._text_bytes += count
@@ -343,13 +315,15 @@ class _Form:
             why = f"{self._limits.text_bytes:,} bytes are allowed"
             raise InputTooLarge("The text of the form is too long", why=why, fix="Send files as file parts")
 
-    def _part_end(self) -> None:
-        if isinstance(self._part, _Field):
-            self._fields.append((self._part.name, self._part.text()))
-        self._part = None
 
-    def _end(self) -> None:
-        self._ended = True
+def _parser(boundary: str) -> PushMultipartParser:
+    if not boundary:
+        raise InvalidRequest("The form cannot be read", why="its Content-Type names no boundary")
+    try:
+        # Heads as Latin-1, which no byte is foreign to: what names are in, `_part` decides.
+        return PushMultipartParser(boundary, max_header_size=MOST_HEADER_BYTES, header_charset="iso8859-1")
+    except MultipartError as error:
+        raise _malformed(error) from error
 
 
 class _Field:
@@ -365,19 +339,20 @@ class _Field:
         return _utf8(self._data, f"The field {self.name[:60]!r}")
 
 
-def _part(header: Mapping[bytes, bytearray], most: int, uploads: Uploads) -> _File | _Field:
+def _part(head: MultipartSegment, most: int, uploads: Uploads) -> _File | _Field:
     """A file, when it has a file name or a type that is not text; else a field."""
-    disposition = bytes(header.get(b"content-disposition", b""))
-    kind, options = parse_options_header(disposition.decode("latin-1"))
-    if kind != b"form-data" or b"name" not in options:
+    if not head.name:
         raise InvalidRequest("The form cannot be read", why="a part has no name")
-    name = _utf8(options[b"name"], "The name of a part")
-    media, _ = parse_options_header(bytes(header.get(b"content-type", b"text/plain")).decode("latin-1"))
-    extended = b"filename*=" in disposition.lower()  # a name in another alphabet; that there is one is enough
-    if b"filename" not in options and not extended and (media.startswith(b"text/") or media == b"application/json"):
+    name = _utf8(head.name.encode("latin-1"), "The name of a part")
+    media = head.content_type or "text/plain"
+    # A name in another alphabet; that there is one is enough.
+    extended = head.filename is None and "filename*=" in head.header("Content-Disposition", "").lower()
+    if head.filename is None and not extended and (media.startswith("text/") or media == "application/json"):
         return _Field(name)
-    filename = options.get(b"filename", b"upload" if extended or b"filename" not in options else b"")
-    return _File(name, filename.decode("utf-8", "replace"), most, uploads)
+    filename = (
+        "upload" if head.filename is None else head.filename.encode("latin-1", "replace").decode("utf-8", "replace")
+    )
+    return _File(name, filename, most, uploads)
 
 
 def _utf8(data: bytes | bytearray, what: str) -> str:
@@ -387,7 +362,7 @@ def _utf8(data: bytes | bytearray, what: str) -> str:
         raise InvalidRequest(f"{what} is not UTF-8", fix="Encode it as UTF-8") from error
 
 
-def _malformed(error: FormParserError) -> SensoriumError:
+def _malformed(error: MultipartError) -> SensoriumError:
     return InvalidRequest("The form cannot be read", why=str(error)[:200])
 
 
