@@ -9,6 +9,7 @@ import inspect
 import re
 import subprocess
 import sys
+import textwrap
 import types
 import typing
 from pathlib import Path
@@ -71,6 +72,7 @@ def main() -> int:
         "docs/models.md": models_page(),
         "src/sensorium/__init__.pyi": stub("def", with_exports=True),
         "src/sensorium/aio.pyi": stub("async def", with_exports=False),
+        "src/sensorium/client/verbs.pyi": methods_stub(),
     }
     stale = [path for path, text in pages.items() if _now(ROOT / path) != text]
     if "--check" in sys.argv:
@@ -143,29 +145,50 @@ The models that are known without any file of yours. `sensorium engines` shows w
 
 
 def stub(define: str, *, with_exports: bool) -> str:
-    tasks = [task for task in Registry().tasks if task.request.__module__.startswith("sensorium.")]
-    imports = sorted({_import(task.answer) for task in tasks} | {_import(SensoriumError)})
     exports = (
         "from sensorium import aio as aio\n"
+        "from sensorium.client import connect as connect\n"
         "from sensorium.config import Settings as Settings\n"
         "from sensorium.media.source import Source as Source\n"
         "from sensorium.service import Sensorium as Sensorium\n"
         "from sensorium.verbs import close as close\n"
         if with_exports
-        else ""
+        else "from sensorium.client import AsyncClient as AsyncClient\n"
     )
-    version = "__version__: str\n" if with_exports else ""
-    verbs = "\n".join(_verb(define, task) for task in tasks)
+    others = "__version__: str\n" if with_exports else "connect = AsyncClient\n"
+    verbs = "\n".join(_verb(define, "", task) for task in _own_tasks())
+    return _stub_file(exports, f"{others}\n{verbs}")
+
+
+def methods_stub() -> str:
+    """The verbs of the client's two classes."""
+    classes = (("Verbs", "def", "that wait for the answer"), ("AsyncVerbs", "async def", "to `await`"))
+    return _stub_file(
+        "",
+        "\n".join(
+            f'class {name}:\n    """Methods {said}."""\n\n'
+            + textwrap.indent("\n".join(_verb(define, "self, ", task) for task in _own_tasks()), "    ")
+            for name, define, said in classes
+        ),
+    )
+
+
+def _own_tasks() -> list[Task]:
+    return [task for task in Registry().tasks if task.request.__module__.startswith("sensorium.")]
+
+
+def _stub_file(exports: str, code: str) -> str:
+    imports = sorted({_import(task.answer) for task in _own_tasks()} | {_import(SensoriumError)})
     return _formatted(
         f'"""The verbs, with their types: {DO_NOT_EDIT}."""\n\n'
         "# A str is a Sequence too; the first overload takes it, as the code does.\n"
         '# mypy: disable-error-code="overload-overlap"\n\n'
         "from collections.abc import Sequence\nfrom typing import Literal, overload\n\n"
-        f"{exports}{chr(10).join(imports)}\nfrom sensorium.media.source import SourceLike\n\n{version}\n{verbs}"
+        f"{exports}{chr(10).join(imports)}\nfrom sensorium.media.source import SourceLike\n\n{code}"
     )
 
 
-def _verb(define: str, task: Task) -> str:
+def _verb(define: str, receiver: str, task: Task) -> str:
     names = task.request.source_fields()
     options = "".join(
         f", {name}: {_type(field.annotation)} = ..."
@@ -177,9 +200,9 @@ def _verb(define: str, task: Task) -> str:
     answer = task.answer.__name__
     said = Registry().task(task.name).request.__doc__ or ""
     return (
-        f"@overload\n{define} {task.name}({one}, {rest}) -> {answer}:\n"
+        f"@overload\n{define} {task.name}({receiver}{one}, {rest}) -> {answer}:\n"
         f'    """{said.partition(chr(10))[0]}"""\n\n'
-        f"@overload\n{define} {task.name}({names[0]}: Sequence[SourceLike], {rest}) -> list[{answer} | SensoriumError]: ...\n"
+        f"@overload\n{define} {task.name}({receiver}{names[0]}: Sequence[SourceLike], {rest}) -> list[{answer} | SensoriumError]: ...\n"
     )
 
 

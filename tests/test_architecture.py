@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sensorium"
 LEVELS = [
     {"__main__"},
     {"cli", "aio"},
+    {"client"},
     {"server.serve", "verbs", "modelfolder"},
     {"server.app"},
     {"server"},
@@ -22,10 +23,10 @@ LEVELS = [
     {"config", "registry"},
     {"tasks", "engines", "layers"},
     {"runtimes", "stores"},
-    {"engine"},
+    {"engine", "lists"},
     {"schemas"},
     {"media"},
-    {"telemetry", "dependencies", "discovery"},
+    {"telemetry", "dependencies", "discovery", "deadline"},
     {"errors"},
 ]
 """From the top of the house to its ground, as docs/architecture.md draws it."""

@@ -7,7 +7,7 @@
 
 Every task is a verb here, and a coroutine function in `sensorium.aio`. One input gives a
 result or raises a SensoriumError; a list gives a list of the same length and order, each
-a result or a SensoriumError.
+a result or a SensoriumError. `connect(url, key)` gives the same verbs, answered by a server.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _EXPORTS = {
     "SensoriumError": "sensorium.errors",
     "Source": "sensorium.media.source",
     "close": "sensorium.verbs",
+    "connect": "sensorium.client",
 }
 
 

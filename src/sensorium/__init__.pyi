@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, overload
 
 from sensorium import aio as aio
+from sensorium.client import connect as connect
 from sensorium.config import Settings as Settings
 from sensorium.errors import SensoriumError as SensoriumError
 from sensorium.media.source import Source as Source

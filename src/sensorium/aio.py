@@ -1,4 +1,7 @@
-"""The verbs as coroutine functions: `await sensorium.aio.classify("cat.jpg")`, in any event loop."""
+"""The verbs as coroutine functions: `await sensorium.aio.classify("cat.jpg")`, in any event loop.
+
+`connect(url, key)` gives the same, answered by a server.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,10 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
+    if name == "connect":
+        from sensorium.client import AsyncClient
+
+        return AsyncClient
     from sensorium.discovery import TASKS, modules
 
     if name.startswith("_") or name not in modules(TASKS):
@@ -19,4 +26,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     from sensorium.discovery import TASKS, modules
 
-    return sorted(modules(TASKS))
+    return sorted({"connect", *modules(TASKS)})

@@ -6,12 +6,15 @@
 from collections.abc import Sequence
 from typing import Literal, overload
 
+from sensorium.client import AsyncClient as AsyncClient
 from sensorium.errors import SensoriumError as SensoriumError
 from sensorium.media.source import SourceLike
 from sensorium.schemas.analyze import Analysis as Analysis
 from sensorium.schemas.classify import Classification as Classification
 from sensorium.schemas.describe_pixels import PixelDescription as PixelDescription
 from sensorium.schemas.read import Reading as Reading
+
+connect = AsyncClient
 
 @overload
 async def analyze(

@@ -21,7 +21,9 @@
     │   ├── Overloaded           more work than the queues hold
     │   ├── DeadlineExceeded     the answer was not ready in time
     │   ├── ReaderStalled        the reader of a stream stopped reading
-    │   └── ServiceClosed        the service was closed
+    │   ├── ServiceClosed        the service was closed
+    │   ├── ServerUnreachable    a client cannot reach its server
+    │   └── InvalidAnswer        a client cannot use what its server answered
     ├── InvalidConfiguration     a setting or command-line option is wrong
     └── EngineFailed             an engine broke: its own fault, not the caller's
 
@@ -211,6 +213,21 @@ class ServiceClosed(Unavailable):
 
     code = "service_closed"
     remedy = "Open a new one; a server that stops refuses new work."
+
+
+class ServerUnreachable(Unavailable):
+    """The server that a client asks cannot be reached: no connection, no trust, or it broke off."""
+
+    code = "server_unreachable"
+    retryable = True
+    remedy = "Check the address and the network, and that the server runs there."
+
+
+class InvalidAnswer(Unavailable):
+    """What a client's server answered is none of sensorium's answers: another server, or another version."""
+
+    code = "invalid_answer"
+    remedy = "Check the address; use the same version of sensorium on both sides."
 
 
 class InvalidConfiguration(SensoriumError):

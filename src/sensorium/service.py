@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from sensorium import discovery
 from sensorium.config import Settings, load_settings
+from sensorium.deadline import checked_seconds, within
 from sensorium.engine import Call, Card, Event, Host, Listener, Options, ignore
 from sensorium.errors import (
-    DeadlineExceeded,
     InvalidConfiguration,
     InvalidRequest,
     ReaderStalled,
-    SensoriumError,
     ServiceClosed,
     UnknownModel,
 )
 from sensorium.layers import stack
 from sensorium.layers.loaded import Loaded
+from sensorium.lists import Outcome, in_order, outcome_of
 from sensorium.media import limits
 from sensorium.registry import Registry, Task
 from sensorium.schemas.base import Request, Result
@@ -29,10 +29,6 @@ from sensorium.stores import Store
 from sensorium.stores.memory import MemoryStore
 from sensorium.stores.sqlite import SqliteStore
 from sensorium.telemetry import TELEMETRY, new_trace
-
-Outcome = Result | SensoriumError
-_Place = tuple[Request, "asyncio.Future[Outcome]"]
-"""A request of a list, and where its outcome goes."""
 
 
 class Sensorium:
@@ -76,39 +72,20 @@ class Sensorium:
         `timeout` is in seconds, waiting included; by default `timeout_seconds` of the settings. `trace` is the id
         that the answer and the logs carry; by default a new one.
         """
-        seconds = self.settings.timeout_seconds if timeout is None else timeout
-        if not seconds > 0:  # so that what is no number is refused too
-            raise InvalidRequest(f"`timeout` must be over 0 seconds; got {seconds:g}")
+        seconds = checked_seconds(self.settings.timeout_seconds if timeout is None else timeout)
         call = Call(listener, self._nested, time.monotonic() + seconds, caller, trace or new_trace(), options)
         with limits.use(self._limits):
-            return await _within(seconds, self._door.run(request, call))
+            return await within(seconds, self._door.run(request, call))
 
     async def run_all(self, requests: Sequence[Request], **how: Any) -> list[Outcome]:
         """As many outcomes, in the same order: each a result or the error of that request alone."""
         if len(requests) == 1:
-            return [await self._outcome(requests[0], how)]
+            return [await outcome_of(requests[0], partial(self.run, **how))]
         return [outcome async for outcome in self.each(requests, **how)]
 
-    async def each(self, requests: Iterable[Request], **how: Any) -> AsyncGenerator[Outcome, None]:
+    def each(self, requests: Iterable[Request], **how: Any) -> AsyncGenerator[Outcome, None]:
         """The outcome of each request, in order, as soon as it is there. Takes requests no faster than it works."""
-        queue: asyncio.Queue[_Place] = asyncio.Queue()
-        ahead: deque[asyncio.Future[Outcome]] = deque()
-        hands: list[asyncio.Task[None]] = []
-        try:
-            for request in requests:
-                ahead.append(asyncio.get_running_loop().create_future())
-                queue.put_nowait((request, ahead[-1]))
-                if len(hands) < self.settings.running:
-                    hands.append(asyncio.create_task(self._serve(queue, how)))
-                # So many that all are kept busy although answers leave in order.
-                if len(ahead) >= 2 * self.settings.running:
-                    yield await ahead.popleft()
-            while ahead:
-                yield await ahead.popleft()
-        finally:
-            for hand in hands:
-                hand.cancel()
-            await asyncio.gather(*hands, return_exceptions=True)
+        return in_order(requests, partial(self.run, **how), self.settings.running)
 
     def stream(self, request: Request, *, buffer: int = 64, patience: float = 30.0, **how: Any) -> Stream:
         """The answer's parts as they come, and then the whole of it."""
@@ -124,28 +101,6 @@ class Sensorium:
         await asyncio.gather(*(loaded.close() for loaded in self._loaded.values()))
         if self.store:
             await self.store.close()
-
-    async def _serve(self, queue: asyncio.Queue[_Place], how: dict[str, Any]) -> None:
-        """Work on one request of a list after the other: a task for each would cost the loop more turns."""
-        while True:
-            request, place = await queue.get()
-            try:
-                told: Outcome | Exception = await self._outcome(request, how)
-            except Exception as mistake:  # noqa: BLE001 - a mistake of ours goes to who asked
-                told = mistake
-            if place.done():  # nobody asks any more
-                continue
-            if isinstance(told, SensoriumError | Result):
-                place.set_result(told)
-            else:
-                place.set_exception(told)
-
-    async def _outcome(self, request: Request, how: dict[str, Any]) -> Outcome:
-        try:
-            result: Result = await self.run(request, **how)
-        except SensoriumError as error:
-            return error
-        return result
 
     async def _nested(self, request: Request, call: Call) -> Any:
         """What admission lets through, and what composed tasks ask for."""
@@ -270,20 +225,6 @@ class _Composed:
     async def run(self, request: Request, call: Call) -> Result:
         result: Result = await self._run(request, call)
         return result
-
-
-async def _within(seconds: float, work: Any) -> Any:
-    """The work's result.
-
-    Raises DeadlineExceeded when it takes longer; a timeout inside the work passes as it is.
-    """
-    try:
-        async with asyncio.timeout(seconds) as limit:
-            return await work
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise DeadlineExceeded(f"No answer within {seconds:g} s", fix="Allow more time with `timeout`") from error
 
 
 def _check_tasks(settings: Settings) -> None:

@@ -1,44 +1,83 @@
 """The verbs of `import sensorium`: each task as a function, for plain code and for `await`.
 
-All work runs on one background event loop with one Sensorium, so that the verbs work inside
-notebooks and running loops, from any thread, and again after a fork.
+All work runs on one background event loop, so that the verbs work inside notebooks and running
+loops, from any thread, and again after a fork. One Sensorium lives there, and every client that
+asks a server instead.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import selectors
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sensorium import discovery
 from sensorium.engine import Options
 from sensorium.errors import InvalidRequest, SensoriumError
+from sensorium.lists import Outcome
 from sensorium.media.source import Source
+from sensorium.registry import Registry
 from sensorium.schemas.base import ImageResult, Request, checked
-from sensorium.service import Sensorium
+
+if TYPE_CHECKING:
+    from sensorium.service import Sensorium
 
 T = TypeVar("T")
 
 
+class Answerer(Protocol):
+    """What verbs ask: a Sensorium, or a server."""
+
+    async def run(self, request: Request, *, options: Options, timeout: float | None) -> Any: ...  # noqa: ASYNC109
+    def each(self, requests: Iterable[Request], **how: Any) -> AsyncGenerator[Outcome, None]: ...
+    async def aclose(self) -> None: ...
+
+
+A = TypeVar("A", bound=Answerer)
+
+
 class Background:
-    """One event loop in a thread of its own, with the Sensorium that lives there."""
+    """One event loop in a thread of its own, with the answerers that live there."""
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.loop = asyncio.new_event_loop()
+        self._selector = selectors.DefaultSelector()
+        self.loop = asyncio.SelectorEventLoop(self._selector)
         self._thread = threading.Thread(target=self.loop.run_forever, name="sensorium-loop", daemon=True)
         self._thread.start()
-        self.sensorium = Sensorium()
+        self._lock = threading.Lock()
+        self._lodgers: dict[object, Answerer] = {}
 
-    def submit(self, work: Coroutine[Any, Any, T]) -> Any:
-        """A `concurrent.futures.Future` of the work's result."""
+    def lodger(self, name: object, make: Callable[[], A]) -> A:
+        """The answerer that lives here under the name; made when it is first asked for, closed with the loop."""
+        with self._lock:
+            if name not in self._lodgers:
+                self._lodgers[name] = make()
+            return self._lodgers[name]  # type: ignore[return-value] # a name stands for one `make`
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    async def see_out(self, name: object) -> None:
+        """Close the answerer of that name, if there is one. In this loop."""
+        with self._lock:
+            lodger = self._lodgers.pop(name, None)
+        if lodger is not None:
+            await lodger.aclose()
+
+    def abandon(self) -> None:
+        """Let go, in a forked child. What the selector watches it shares with the parent, and closing any of the
+        connections would make the parent deaf to it."""
+        self._selector.__init__()  # type: ignore[misc]
 
     def close(self) -> None:
         if self.process == os.getpid():
-            self.submit(self.sensorium.aclose()).result()
+            for name in list(self._lodgers):
+                self.submit(self.see_out(name)).result()
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
             self.loop.close()
@@ -52,13 +91,16 @@ def background() -> Background:
     """The process's own; made at the first use, and anew after a fork, which threads do not survive."""
     global _background
     with _lock:
-        if _background is None or _background.process != os.getpid():
+        if _background is not None and _background.process != os.getpid():
+            _background.abandon()
+            _background = None
+        if _background is None:
             _background = Background()
         return _background
 
 
 def close() -> None:
-    """Give all models, threads and files back; the next verb starts anew."""
+    """Give all models, threads, connections and files back; the next verb starts anew."""
     global _background
     with _lock:
         if _background is not None:
@@ -71,22 +113,43 @@ def close() -> None:
 threading._register_atexit(close)  # type: ignore[attr-defined]
 
 
-def verb(task: str) -> Callable[..., Any]:
+def local() -> Sensorium:
+    """The Sensorium of this process."""
+    from sensorium.service import Sensorium  # a client of a server does without
+
+    return background().lodger(Sensorium, Sensorium)
+
+
+def verb(task: str, answerer: Callable[[], Answerer] = local) -> Callable[..., Any]:
     """The task as a plain function: waits for the answer."""
 
     def run(*sources: Any, **fields: Any) -> Any:
-        return background().submit(_answer(task, sources, fields)).result()
+        return waited_for(_answer(answerer(), task, sources, fields))
 
     return _named(run, task)
 
 
-def async_verb(task: str) -> Callable[..., Any]:
+def async_verb(task: str, answerer: Callable[[], Answerer] = local) -> Callable[..., Any]:
     """The task as a coroutine function, for any running event loop."""
 
     async def run(*sources: Any, **fields: Any) -> Any:
-        return await asyncio.wrap_future(background().submit(_answer(task, sources, fields)))
+        return await awaited(_answer(answerer(), task, sources, fields))
 
     return _named(run, task)
+
+
+def waited_for(work: Coroutine[Any, Any, T]) -> T:
+    """What the work returns in the background. One who stops waiting, as by Ctrl-C, cancels it."""
+    done = background().submit(work)
+    try:
+        return done.result()
+    finally:
+        done.cancel()
+
+
+async def awaited(work: Coroutine[Any, Any, T]) -> T:
+    """What the work returns in the background, for any running event loop. Cancelling this cancels it."""
+    return await asyncio.wrap_future(background().submit(work))
 
 
 def request_of(request: type[Request], sources: Sequence[Any], fields: dict[str, Any]) -> Request:
@@ -104,29 +167,28 @@ def request_of(request: type[Request], sources: Sequence[Any], fields: dict[str,
     return checked(request, given, request.task)
 
 
-async def _answer(task: str, sources: tuple[Any, ...], fields: dict[str, Any]) -> Any:
-    sensorium = background().sensorium
-    kind = sensorium.registry.task(task).request
+async def _answer(answerer: Answerer, task: str, sources: tuple[Any, ...], fields: dict[str, Any]) -> Any:
+    kind = Registry().task(task).request
     how = {"timeout": fields.pop("timeout", None), "options": Options(cache=fields.pop("cache", True))}
     if sources and isinstance(sources[0], (list, tuple)):
-        return await _many(sensorium, kind, sources[0], fields, how)
+        return await _many(answerer, kind, sources[0], fields, how)
     request = request_of(kind, sources, fields)
-    return _attached(await sensorium.run(request, **how), request)
+    return _attached(await answerer.run(request, **how), request)
 
 
 async def _many(
-    sensorium: Sensorium, kind: type[Request], sources: Sequence[Any], fields: dict[str, Any], how: dict[str, Any]
+    answerer: Answerer, kind: type[Request], sources: Sequence[Any], fields: dict[str, Any], how: dict[str, Any]
 ) -> list[Any]:
     """An outcome for each source; one that is no source at all fails alone too."""
     requests = [_request_or_error(kind, source, fields) for source in sources]
     good = [request for request in requests if isinstance(request, Request)]
-    outcomes = iter([_attached(outcome, request) async for outcome, request in _paired(sensorium, good, how)])
+    outcomes = iter([_attached(outcome, request) async for outcome, request in _paired(answerer, good, how)])
     return [next(outcomes) if isinstance(request, Request) else request for request in requests]
 
 
-async def _paired(sensorium: Sensorium, requests: list[Request], how: dict[str, Any]) -> Any:
+async def _paired(answerer: Answerer, requests: list[Request], how: dict[str, Any]) -> Any:
     order = iter(requests)
-    async for outcome in sensorium.each(requests, **how):
+    async for outcome in answerer.each(requests, **how):
         yield outcome, next(order)
 
 

@@ -15,10 +15,10 @@ from sensorium.cli.group import exit_code
 from sensorium.cli.inputs import Input
 from sensorium.cli.screen import Screen
 from sensorium.errors import SensoriumError
+from sensorium.lists import Outcome
 from sensorium.registry import Task
 from sensorium.schemas.base import Request, Result
-from sensorium.service import Outcome, Sensorium
-from sensorium.verbs import request_of
+from sensorium.verbs import Answerer, request_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ def questions(
 
 
 async def answer(
-    sensorium: Sensorium, asked: Iterable[Question], count: int, how: dict[str, Any], tell: ForPeople | Json
+    answerer: Answerer, asked: Iterable[Question], count: int, how: dict[str, Any], tell: ForPeople | Json
 ) -> int:
     """Ask and tell; the worst of the exit codes."""
     worst = 0
     with tell.screen.progress(count) as advance:
-        async with aclosing(_outcomes(sensorium, asked, how)) as outcomes:
+        async with aclosing(_outcomes(answerer, asked, how)) as outcomes:
             async for question, outcome in outcomes:
                 final = await _drawn(question, outcome)
                 # In a thread: while a reader pauses, as in `| less`, time must not run out for what is under way.
@@ -95,7 +95,7 @@ def _asked(task: Task, given: Input, fields: dict[str, Any]) -> Request | Sensor
 
 
 async def _outcomes(
-    sensorium: Sensorium, asked: Iterable[Question], how: dict[str, Any]
+    answerer: Answerer, asked: Iterable[Question], how: dict[str, Any]
 ) -> AsyncGenerator[tuple[Question, Outcome], None]:
     """Every question with its outcome, in order; those that cannot be asked keep their place."""
     waiting: deque[Question] = deque()
@@ -106,7 +106,7 @@ async def _outcomes(
             if isinstance(question.asked, Request):
                 yield question.asked
 
-    async with aclosing(sensorium.each(requests(), **how)) as outcomes:
+    async with aclosing(answerer.each(requests(), **how)) as outcomes:
         async for outcome in outcomes:
             for question in _up_to_the_next_request(waiting):
                 yield question, outcome if isinstance(question.asked, Request) else question.asked

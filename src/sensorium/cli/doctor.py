@@ -31,7 +31,7 @@ OLDEST_PYTHON = (3, 11)
 ROOM = 500_000_000
 """Bytes free for built graphs: those of a few models of 20 to 100 MB."""
 
-OTHER_VARIABLES = {"SENSORIUM_CONFIG", "SENSORIUM_DEBUG", "SENSORIUM_TEST_DATA"}
+OTHER_VARIABLES = {"SENSORIUM_CONFIG", "SENSORIUM_DEBUG", "SENSORIUM_KEY", "SENSORIUM_TEST_DATA"}
 """Variables that are no settings."""
 
 Health = Literal["ok", "note", "bad"]

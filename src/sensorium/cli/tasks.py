@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,15 +16,20 @@ from sensorium.cli.ask import ForPeople, Json, answer, questions
 from sensorium.cli.inputs import Input, expand
 from sensorium.cli.options import given, options_of
 from sensorium.cli.screen import Screen
-from sensorium.config import load_settings
+from sensorium.config import Settings, load_settings
 from sensorium.engine import Options
 from sensorium.errors import InvalidConfiguration, SensoriumError
 from sensorium.media import limits
 from sensorium.registry import Registry, Task
 from sensorium.service import Sensorium, limits_of
 
-TAKEN = ("model", "json", "draw", "timeout", "cache", "help")
+if TYPE_CHECKING:
+    from sensorium.client import Remote
+
+TAKEN = ("model", "json", "draw", "timeout", "cache", "server", "key", "help")
 """Options that every task has, beside those of its fields."""
+
+KEY_VARIABLE = "SENSORIUM_KEY"
 
 
 def command_of(name: str) -> click.Command:
@@ -61,6 +66,8 @@ def _run(
     draw: Path | None = None,
     timeout: float | None,
     use_cache: bool,
+    server: str | None,
+    key: str | None,
     **options: Any,
 ) -> int:
     settings = load_settings()
@@ -70,14 +77,23 @@ def _run(
     async def work() -> int:
         inputs = expand(words, settings.max_bytes) if words else [Input(task.name, None, PurePath(task.name))]
         asked = questions(task, inputs, fields, _targets(draw, words, inputs))
-        async with Sensorium(settings) as sensorium:
-            if model:  # told once, rather than for each input
-                sensorium.registry.card(model, task.name)
+        async with _answerer(settings, server, key) as answerer:
+            if model and isinstance(answerer, Sensorium):  # told once, rather than for each input
+                answerer.registry.card(model, task.name)
             how = {"timeout": timeout, "options": Options(cache=use_cache)}
-            return await answer(sensorium, asked, len(inputs), how, tell)
+            return await answer(answerer, asked, len(inputs), how, tell)
 
     with limits.use(limits_of(settings)):
         return asyncio.run(work())
+
+
+def _answerer(settings: Settings, server: str | None, key: str | None) -> Sensorium | Remote:
+    """This machine, or the server that is named."""
+    if server is None:
+        return Sensorium(settings)
+    from sensorium.client import Remote, Server
+
+    return Remote(Server.of(url=server, key=key, timeout=settings.timeout_seconds))
 
 
 def _targets(draw: Path | None, words: tuple[str, ...], inputs: list[Input]) -> list[Path] | list[None]:
@@ -135,6 +151,17 @@ def _common_options(task: Task) -> Iterator[click.Option]:
         ["--cache/--no-cache", "use_cache"],
         default=True,
         help="Whether a remembered answer will do. [default: cache]",
+    )
+    yield click.Option(
+        ["--server"],
+        metavar="URL",
+        help="Ask a sensorium server, such as http://host:8000: files are uploaded, URLs passed on. [default: this machine]",
+    )
+    yield click.Option(
+        ["--key"],
+        envvar=KEY_VARIABLE,
+        metavar="KEY",
+        help=f"The server's key; unlike {KEY_VARIABLE} in the environment, others may see it here. [default: no key]",
     )
 
 

@@ -10,7 +10,8 @@ import stat
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -112,6 +113,22 @@ class Source:
     def path(self) -> Path | None:
         """The file on this machine, if it is one."""
         return Path(self._place) if self.kind in ("path", "spool") else None
+
+    @property
+    def url(self) -> str | None:
+        """The address of a picture that is elsewhere, unfetched."""
+        return self._place if self.kind == "url" and self._data is None else None
+
+    def open(self) -> IO[bytes]:
+        """The encoded bytes as a stream, to pass them on: a file is opened, not read, whatever its size.
+
+        Raises FileMissing. A URL must have been fetched before; else InvalidRequest.
+        """
+        if self._data is not None or self.kind == "url":
+            return io.BytesIO(self.read_now())  # which shares the bytes
+        with _unreadable_is_missing(self._place):
+            _regular_size(self._place)
+            return Path(self._place).open("rb")
 
     async def read(self) -> bytes:
         """All encoded bytes, within the limits; fetched or read once.
@@ -491,22 +508,33 @@ def _from_file(file: IO[bytes]) -> Source:
 
 def _read_file(place: str, name: str, limits: Limits) -> bytes:
     """The bytes of a regular file; its size is looked at first."""
-    path = Path(place)
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise FileMissing(f"Cannot read {_presentable(place)!r}", why=f"it is {kind}", fix="Give a file's path")
-        if status.st_size > limits.max_bytes:
-            raise too_many_bytes(name, status.st_size, limits)
-        with path.open("rb", buffering=0) as file:
-            data = _read_up_to(file, status.st_size, limits.max_bytes)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        why = getattr(error, "strerror", None) or str(error)
-        raise FileMissing(f"Cannot read {_presentable(place)!r}", why=why, fix="Check the path") from error
+    with _unreadable_is_missing(place):
+        size = _regular_size(place)
+        if size > limits.max_bytes:
+            raise too_many_bytes(name, size, limits)
+        with Path(place).open("rb", buffering=0) as file:
+            data = _read_up_to(file, size, limits.max_bytes)
     if len(data) > limits.max_bytes:
         raise too_many_bytes(name, None, limits)
     return data
+
+
+def _regular_size(place: str) -> int:
+    """How many bytes the file has. Raises FileMissing for what is no regular file: opening a pipe would wait for ever."""
+    status = Path(place).stat()
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size
+    kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+    raise FileMissing(f"Cannot read {_presentable(place)!r}", why=f"it is {kind}", fix="Give a file's path")
+
+
+@contextmanager
+def _unreadable_is_missing(place: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        why = getattr(error, "strerror", None) or str(error)
+        raise FileMissing(f"Cannot read {_presentable(place)!r}", why=why, fix="Check the path") from error
 
 
 def _read_up_to(file: io.FileIO, expected: int, most: int) -> bytes:

@@ -1,0 +1,79 @@
+"""What `sensorium.connect` and `sensorium.aio.connect` give."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Self
+
+from sensorium.client.remote import Remote
+from sensorium.client.server import Server
+from sensorium.client.verbs import AsyncVerbs, Verbs
+from sensorium.errors import ServiceClosed
+from sensorium.verbs import awaited, background, waited_for
+
+
+class _Face:
+    """Knows its server. The connections live in the background loop, and are made anew after a fork."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout: float = 60.0,
+        retries: int = 2,
+        connections: int = 16,
+        pass_urls: bool = True,
+        ca: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Nothing is sent yet. Raises InvalidConfiguration, naming what is wrong; `Server` says what each means."""
+        self.server = Server.of(
+            url=url,
+            key=key,
+            timeout=timeout,
+            retries=retries,
+            connections=connections,
+            pass_urls=pass_urls,
+            ca=ca,
+        )
+        self.server.trusted()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.server.url!r})"
+
+    def _answerer(self) -> Remote:
+        if self._closed:
+            raise ServiceClosed("The client is closed", fix="Connect again")
+        return background().lodger(self, partial(Remote, self.server))
+
+
+class Client(_Face, Verbs):
+    """A server's verbs as plain functions, from any thread. Close it, or use it in `with`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; the client cannot be used again."""
+        self._closed = True
+        waited_for(background().see_out(self))
+
+
+class AsyncClient(_Face, AsyncVerbs):
+    """A server's verbs as coroutine functions, in any event loop. Close it, or use it in `async with`."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; the client cannot be used again."""
+        self._closed = True
+        await awaited(background().see_out(self))

@@ -1,0 +1,158 @@
+"""How requests are written for a server, and its answers read."""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from typing import IO, Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
+
+from sensorium import errors
+from sensorium.errors import InvalidAnswer, Overloaded, SensoriumError, ServerUnreachable
+from sensorium.media.pool import in_thread
+from sensorium.schemas.base import Request, Result, wrong_fields
+
+LONGEST_MESSAGE = 2000
+"""Characters of an error that are kept."""
+
+SENT_UNASKED = 2**20
+"""Bytes. Before a larger file the server is asked whether it wants it: one that refuses it would close the connection in
+the middle, and the reason could be lost."""
+
+NEAREST: dict[int, type[SensoriumError]] = {
+    404: errors.InvalidRequest,
+    408: errors.UploadIncomplete,
+    413: errors.InputTooLarge,
+    415: errors.UnsupportedMedia,
+    429: Overloaded,
+    501: errors.Unavailable,
+    502: ServerUnreachable,
+    503: errors.Unavailable,
+    504: errors.DeadlineExceeded,
+}
+"""What a status means where its code is not known here."""
+
+PROXY_SAYS: dict[int, tuple[type[SensoriumError], str]] = {
+    401: (errors.InvalidRequest, "Give the key that it asks for"),
+    403: (errors.InvalidRequest, "Ask its operator for access"),
+    413: (errors.InputTooLarge, "Send a smaller file, or let the operator raise the limit of the proxy"),
+    429: (Overloaded, ""),
+    502: (ServerUnreachable, "The proxy cannot reach the server; see whether it runs"),
+    503: (ServerUnreachable, "The proxy cannot reach the server; see whether it runs"),
+    504: (ServerUnreachable, "The server is too slow for the proxy; raise the proxy's time limit"),
+}
+"""What an answer that is not ours means: a proxy's own page."""
+
+
+@asynccontextmanager
+async def body_of(request: Request, manner: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    """The arguments of aiohttp's `post` that carry a request: JSON where all pictures are elsewhere, else a form.
+
+    Files are streamed from the disk. Raises FileMissing for one that cannot be read.
+    """
+    names = request.source_fields()
+    given = request.model_dump(mode="json", exclude=set(names), exclude_unset=True, exclude_none=True)
+    fields, sources = {**given, **manner}, {name: getattr(request, name) for name in names}
+    if all(source.url is not None for source in sources.values()):
+        yield {"json": {**fields, **{name: source.url for name, source in sources.items()}}}
+        return
+    with ExitStack() as opened:
+        form, large = _form(fields), False
+        for name, source in sources.items():
+            if source.url is not None:
+                form.add_field(name, source.url)
+            else:
+                file = opened.enter_context(await in_thread(source.open))
+                form.add_field(name, file, filename=source.name, content_type="application/octet-stream")
+                large = large or _size(file) > SENT_UNASKED
+        yield {"data": form, "expect100": large}
+
+
+def _size(file: IO[bytes]) -> int:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
+
+
+def _form(fields: Mapping[str, Any]) -> Any:
+    import aiohttp
+
+    form = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
+    for name, value in fields.items():
+        form.add_field(name, value if isinstance(value, str) else to_json(value).decode())
+    return form
+
+
+def result_of(answer: type[Result], body: bytes, origin: str) -> Result:
+    """The result that a server sent; fields that a newer one has besides are left out. Else InvalidAnswer."""
+    try:
+        return answer.model_validate_json(body, extra="ignore")
+    except ValidationError as error:
+        raise InvalidAnswer(
+            f"The answer of {origin} cannot be used",
+            why=f"it is no {answer.__name__} ({wrong_fields(error, answer)})",
+            fix="Check the address; use the same version of sensorium on both sides",
+        ) from error
+
+
+def error_of(status: int, headers: Mapping[str, str], body: bytes, origin: str) -> SensoriumError:
+    """The error that a server, or a proxy before it, answered with."""
+    told = _told(body)
+    if told is None:
+        return _not_ours(status, headers, origin)
+    code = str(told["code"])[:100]
+    kind = next((kind for kind in errors.every_error() if kind.code == code), None) or _nearest(status)
+    wait = told.get("retry_after_seconds")
+    error = _made(kind, str(told["message"])[:LONGEST_MESSAGE], wait if isinstance(wait, (int, float)) else headers)
+    # A code that is not known here is kept all the same: programs may rely on it.
+    vars(error).update(code=code, retryable=bool(told.get("retryable", kind.retryable)))
+    return error
+
+
+def _told(body: bytes) -> dict[str, Any] | None:
+    """What our own servers say of an error; None when this is something else."""
+    try:
+        match from_json(body):
+            case {"error": {"code": str(), "message": str()} as told}:
+                return told  # type: ignore[no-any-return]
+    except ValueError:
+        pass
+    return None
+
+
+def _nearest(status: int) -> type[SensoriumError]:
+    if status in NEAREST:
+        return NEAREST[status]
+    return errors.InvalidRequest if 400 <= status < 500 else errors.EngineFailed
+
+
+def _not_ours(status: int, headers: Mapping[str, str], origin: str) -> SensoriumError:
+    what = f"{origin} answered with status {status}, not as sensorium does"
+    if status in PROXY_SAYS:
+        kind, fix = PROXY_SAYS[status]
+        return _made(kind, what, headers, fix=fix)
+    if 300 <= status < 400:
+        return InvalidAnswer(what, why="it redirects to another address", fix="Connect to that address itself")
+    return InvalidAnswer(what, fix="Check the address: something else may listen there")
+
+
+def _made(kind: type[SensoriumError], what: str, wait: float | Mapping[str, str], *, fix: str = "") -> SensoriumError:
+    if not issubclass(kind, Overloaded):
+        return kind(what, fix=fix)
+    seconds = wait if isinstance(wait, (int, float)) else _seconds(wait.get("Retry-After", ""))
+    return kind(what, fix=fix, retry_after_seconds=max(0.0, seconds))
+
+
+def _seconds(text: str) -> float:
+    """What `Retry-After` says: seconds, or a date. Anything else: 1."""
+    if text.isdecimal():
+        return float(text[:9])
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    except ValueError:
+        return 1.0

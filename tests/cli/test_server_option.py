@@ -1,0 +1,54 @@
+"""Task commands that ask a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Sensorium, lines
+from tests.pictures import jpeg
+from tests.server.conftest import Server, running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+def test_the_answers_are_those_of_this_machine(sensorium: Sensorium, photos: Path, server: Server) -> None:
+    words = ("classify", "照片", "missing.jpg", "-", "--model", "fake", "--json")
+    here, there = (lines(sensorium(*words, *more, input=jpeg())) for more in ((), ("--server", server.url)))
+    for line in (*here, *there):
+        line.get("result", {}).pop("meta", None)
+    assert here == there
+    assert [next(iter(line.get("error", line["input"]))) for line in there[-2:]] == ["code", "-"]
+
+
+def test_people_see_the_same_and_drawings_are_made_here(sensorium: Sensorium, photos: Path, server: Server) -> None:
+    told = sensorium("read", photos / "a.png", "--server", server.url, "--draw", "out.png")
+    assert told.exit_code == 0, told.output
+    assert "fake@1" in told.stdout
+    with Image.open("out.png") as drawn:
+        assert drawn.width == 64
+
+
+def test_a_failure_of_the_connection_ends_with_1_and_a_remedy(sensorium: Sensorium, photos: Path) -> None:
+    told = sensorium("classify", photos / "a.png", "--server", "http://127.0.0.1:9")
+    assert told.exit_code == 1
+    assert "Cannot reach http://127.0.0.1:9" in told.stderr
+    assert "that the server runs there" in told.stderr
+
+
+def test_a_wrong_address_or_key_ends_with_2_and_is_not_repeated(
+    sensorium: Sensorium, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSORIUM_KEY", "wrong secret")
+    told = sensorium("classify", photos / "a.png", "--server", "http://127.0.0.1:9")
+    assert told.exit_code == 2
+    assert "`key`" in told.stderr
+    assert "secret" not in told.output
+    assert sensorium("classify", photos / "a.png", "--server", "127.0.0.1:9", "--key", "x").exit_code == 2
