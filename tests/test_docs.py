@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from sensorium.engine import Card
 from sensorium.engines.local.onnx_classifier import read_input
 from tests.pictures import photograph, png
+from tests.server.conftest import Server, running
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,14 +26,20 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
 @each_page
-def test_the_python_on_the_page_runs(page: Path, tmp_path: Path) -> None:
+def test_the_python_on_the_page_runs(page: Path, tmp_path: Path, server: Server) -> None:
     if not blocks(page):
         pytest.skip("the page has no Python to run")
     (tmp_path / "cat.jpg").write_bytes(photograph())
     (tmp_path / "page.png").write_bytes(png())
     (tmp_path / "broken.jpg").write_bytes(photograph()[:500])
-    script = "\n".join(blocks(page))
+    script = "\n".join(blocks(page)).replace("http://127.0.0.1:8000", server.url)
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
     )

@@ -200,9 +200,9 @@ def _request_or_error(kind: type[Request], source: Any, fields: dict[str, Any]) 
 
 
 def _attached(outcome: Any, request: Request) -> Any:
-    """A result that knows its picture, so that a notebook can draw it."""
-    if isinstance(outcome, ImageResult):
-        outcome.attach(next(request.sources()))
+    """A result that knows its picture, so that a notebook can draw it; one that a server fetched is not here."""
+    if isinstance(outcome, ImageResult) and (source := next(request.sources())).url is None:
+        outcome.attach(source)
     return outcome
 
 

@@ -80,7 +80,8 @@ class Remote:
         """Every task may be repeated: what was lost on the way is sent again."""
         if not self.server.pass_urls:
             for source in request.sources():
-                await source.read()
+                if source.url is not None:
+                    await source.read()
         tries = 0
         while True:
             try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic import ConfigDict, Field, FilePath, SecretStr, ValidationError, field_validator
 
 from sensorium.errors import InvalidConfiguration
 from sensorium.schemas.base import Frozen, wrong_fields
@@ -15,6 +15,8 @@ from sensorium.schemas.base import Frozen, wrong_fields
 
 class Server(Frozen):
     """A server elsewhere. Never shows its key."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     url: str
     """Where it is: `http://host:8000`, or `https://host/prefix` behind a proxy."""
@@ -37,9 +39,7 @@ class Server(Frozen):
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise InvalidConfiguration(
-                "Cannot connect", why=wrong_fields(error, cls), fix="Write the address as `http://host:8000`"
-            ) from error
+            raise InvalidConfiguration("Cannot connect", why=wrong_fields(error, cls)) from error
 
     @property
     def origin(self) -> str:
@@ -59,7 +59,7 @@ class Server(Frozen):
     def _address(cls, url: str) -> str:
         parts = urlsplit(url.strip())
         if parts.scheme not in ("http", "https") or not parts.hostname or any(ord(sign) < 33 for sign in url.strip()):
-            raise ValueError("is no http(s) address")
+            raise ValueError("is no address such as http://host:8000")
         if parts.username or parts.password:
             raise ValueError("names a user; a key goes into `key`")
         if parts.query or parts.fragment:

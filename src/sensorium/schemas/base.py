@@ -185,6 +185,7 @@ def wrong_fields(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _wrong_field(place: tuple[int | str, ...], kind: str, message: str, model: type[BaseModel]) -> str:
     name = ".".join(map(str, place))[:60]
+    message = message.removeprefix("Value error, ")  # pydantic's own words before ours
     if kind != "extra_forbidden":
         return f"`{name}`: {message[:1].lower()}{message[1:]}"
     near = difflib.get_close_matches(name, model.model_fields, n=1)

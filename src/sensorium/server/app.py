@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from pydantic_core import to_json
@@ -21,7 +21,7 @@ from sensorium import discovery
 from sensorium.config import Settings, load_settings
 from sensorium.errors import SensoriumError
 from sensorium.registry import Registry, Task
-from sensorium.server import openapi
+from sensorium.server import openapi, ui
 from sensorium.server.access import Access
 from sensorium.server.door import ROUTE, TRACE, Door, House
 from sensorium.server.facades import native
@@ -30,7 +30,10 @@ from sensorium.server.health import readiness
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
-    """The server, for any ASGI host that runs its lifespan; the service lives in that host's loop."""
+    """The server, for any ASGI host that runs its lifespan; the service lives in that host's loop.
+
+    Mounted in another application, it needs that application's lifespan: see `running`.
+    """
     house = House(settings or load_settings())
     tasks = Registry().tasks
     facades = (*(native.facade_for(task.request) for task in tasks), *_facades())
@@ -38,11 +41,23 @@ def create_app(settings: Settings | None = None) -> Starlette:
         routes=[
             *(Route(one.path, Door(one, house), methods=[one.method]) for one in facades),
             *_pages(house, tasks, facades),
+            *ui.routes(),
         ],
         middleware=[Middleware(Access)],
         exception_handlers={HTTPException: _refused},  # type: ignore[dict-item] # it gets no others
         lifespan=_lifespan(house),
     )
+
+
+def running(app: Starlette) -> AbstractAsyncContextManager[Any]:
+    """The service behind the application, as long as the block runs.
+
+    For an application that mounts it: hosts start the outermost application alone.
+
+        vision = create_app()
+        host = Starlette(routes=[Mount("/vision", vision)], lifespan=lambda app: running(vision))
+    """
+    return app.router.lifespan_context(app)
 
 
 def _facades() -> Iterator[Facade]:
@@ -67,21 +82,25 @@ def _lifespan(house: House) -> Any:
 
 def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> list[Route]:
     """What can be asked without a body."""
-    about = {
-        "name": "sensorium",
-        "version": sensorium.__version__,
-        "tasks": {task.name: f"/v1/{task.name}" for task in tasks},
-        "openapi": "/openapi.json",
-    }
-    described: list[Reply] = []  # made at the first request, since it takes some milliseconds
+    described: list[bytes] = []  # made at the first request, since it takes some milliseconds
 
-    async def index(request: Request) -> Reply:  # noqa: ARG001
+    async def index(request: Request) -> Reply:
+        prefix = request.scope.get("root_path", "")
+        about = {
+            "name": "sensorium",
+            "version": sensorium.__version__,
+            "tasks": {task.name: f"{prefix}/v1/{task.name}" for task in tasks},
+            "openapi": f"{prefix}/openapi.json",
+            "docs": f"{prefix}/docs",
+        }
         return Reply(200, to_json(about))
 
-    async def document(request: Request) -> Reply:  # noqa: ARG001
+    async def document(request: Request) -> Reply:
         if not described:
-            described.append(Reply(200, to_json(openapi.document(tasks, facades))))
-        return described[0]
+            described.append(to_json(openapi.document(tasks, facades)))
+        # Where another application has it mounted, or a proxy's prefix stands before the paths.
+        servers = to_json([{"url": request.scope.get("root_path") or "/"}])
+        return Reply(200, b'{"servers":%b,%b' % (servers, described[0].removeprefix(b"{")))
 
     async def live(request: Request) -> Reply:  # noqa: ARG001
         return Reply(200, b'{"status":"live"}')

@@ -51,7 +51,8 @@ class House:
     def inside(self) -> tuple[Sensorium, Spool]:
         """Raises ServiceClosed before the server has started, and when it stops."""
         if self._inside is None:
-            raise ServiceClosed("The server is not running", fix="Try again in a moment")
+            fix = "Try again in a moment. Where another application mounts it, enter `running(app)` in its lifespan"
+            raise ServiceClosed("The server is not running", fix=fix)
         return self._inside
 
 
