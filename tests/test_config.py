@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sensorium.config import Settings, config_file, load_settings
+from sensorium.config import WITH_SECRETS, Settings, config_file, load_settings
 from sensorium.errors import InvalidConfiguration
 
 
@@ -57,3 +57,15 @@ def test_the_named_file_is_read_and_must_be_there(tmp_path: Path, monkeypatch: p
 
 def test_every_setting_says_what_it_means() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_secrets_are_told_to_processes_of_our_own_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "a secret of tokens that nobody may see"
+    monkeypatch.setenv("SENSORIUM_JWT_SECRET", secret)
+    settings = load_settings(sealing_key=secret)
+    for told in (repr(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert secret not in told
+    again = Settings.model_validate_json(settings.model_dump_json(context=WITH_SECRETS))
+    assert again.jwt_secret is not None
+    assert again.jwt_secret.get_secret_value() == secret
+    assert again.sealing_key == settings.sealing_key

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import Field, FieldSerializationInfo, SecretStr, ValidationError, field_serializer
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,6 +23,9 @@ from pydantic_settings import (
 
 from sensorium.errors import InvalidConfiguration
 from sensorium.schemas.base import wrong_fields
+
+WITH_SECRETS = "with secrets"
+"""As `context` of `model_dump_json`: tells secrets too, to a process of our own. Otherwise they are stars."""
 
 CONFIG_VARIABLE = "SENSORIUM_CONFIG"
 
@@ -79,6 +82,33 @@ class Settings(BaseSettings):
     upload_seconds: float = Field(default=60.0, gt=0)
     """How long a client may take to send a body."""
 
+    auth: Literal["auto", "on", "off"] = "auto"
+    """Whether the server asks for a key or token. `auto`: unless `host` is this machine's own (127.0.0.1, ::1, localhost) and no tokens are set up."""
+    data_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("sensorium"))
+    """Where keys are kept. Not safe to delete."""
+    sealing_key: SecretStr | None = None
+    """What seals the secrets of keys that sign, 32 signs at least. Absent: the file `server.key` in `data_dir`, made when it is first needed."""
+    rates: Literal["memory", "sqlite"] = "memory"
+    """Where requests per minute are counted: in this process, or in a file that all servers with this `cache_dir` share."""
+    jwt_secret: SecretStr | None = None
+    """The secret of tokens (JWT) signed with HS256, 32 signs at least. Absent: none are taken."""
+    jwks_file: Path | None = None
+    """The file with the public keys (JWKS) of tokens signed with RS256; read again when it changes. Absent: none are taken."""
+    jwt_audience: str | None = None
+    """What `aud` of a token must name. Absent: it is not looked at."""
+    jwt_issuer: str | None = None
+    """What `iss` of a token must be. Absent: it is not looked at."""
+    jwt_rate: int | None = Field(default=None, ge=1)
+    """How many requests a minute each `sub` of a token may send. Absent: no limit."""
+    trusted_hosts: list[str] = []
+    """Names that clients call this server by, beside localhost and `host`; `*` is any. Looked at only while no key is asked for."""
+    cors_origins: list[str] = []
+    """Web pages that may ask this server from a browser, such as `https://example.com`; `*` is any."""
+
+    @field_serializer("sealing_key", "jwt_secret")
+    def _hidden(self, secret: SecretStr | None, info: FieldSerializationInfo[Any]) -> Any:
+        return secret.get_secret_value() if secret and info.context == WITH_SECRETS else secret
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -86,7 +116,7 @@ class Settings(BaseSettings):
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a .env file would be a second way
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no setting is a secret
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a folder of files would be a third way
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
 

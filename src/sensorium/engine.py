@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import Field
 
-from sensorium.errors import DeadlineExceeded, InvalidRequest
+from sensorium.errors import DeadlineExceeded, Forbidden, InvalidRequest
 from sensorium.schemas.base import Frozen, Request, Result
 from sensorium.telemetry import new_trace
 
@@ -79,6 +79,34 @@ async def alone(request: Request, call: Call) -> Any:  # noqa: ARG001 - a Runner
     raise InvalidRequest(f"Cannot run {request.task!r} from here", why="the call was made outside a service")
 
 
+OPERATING = frozenset({"admin", "metrics"})
+"""Scopes that are no tasks: to change how the server runs, and to see what it does. `*` does not bring them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and what they may."""
+
+    name: str
+    scopes: frozenset[str] | None = None
+    """Names of tasks, `*` for every task, and those of `OPERATING`; None: everything."""
+    requests_per_minute: int | None = None
+
+    def may(self, scope: str) -> bool:
+        """Whether the scope is theirs."""
+        return self.scopes is None or scope in self.scopes or ("*" in self.scopes and scope not in OPERATING)
+
+    def require(self, *scopes: str) -> None:
+        """Raises Forbidden unless one of these scopes is theirs."""
+        if not any(map(self.may, scopes)):
+            named = " or ".join(f"`{scope}`" for scope in scopes)
+            raise Forbidden(f"{self.name} may not do this", why=f"the scope {named} is missing", scope=scopes[0])
+
+
+LOCAL = Caller("local")
+"""Code in this process, and whoever asks where no key is needed: may do everything."""
+
+
 @dataclass(slots=True)
 class Call:
     """What travels beside a request: who asks, until when, and how to reach others. Nothing else belongs here."""
@@ -87,7 +115,7 @@ class Call:
     runner: Runner = alone
     deadline: float | None = None
     """When the caller stops waiting, on the clock of `time.monotonic`."""
-    caller: str = "local"
+    caller: Caller = LOCAL
     trace: str = field(default_factory=new_trace)
     options: Options = Options()
     heard: bool = False

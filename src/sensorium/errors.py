@@ -14,11 +14,15 @@
     │   ├── ForbiddenAddress     the URL leads where it must not
     │   ├── FetchFailed          the URL did not give what was asked for
     │   └── UploadIncomplete     the sender stopped before the end of the body
+    ├── Unauthenticated          no key or token, or one that is not good
+    ├── Forbidden                the caller is known, and may not do this
+    │   └── ForeignHost          a web page from elsewhere, or a name that is not this server's
     ├── Unavailable              nothing wrong with the request: not here, or not now
     │   ├── MissingDependency    a package that an engine stands on is not installed
     │   ├── ModelNotInstalled    a known model whose weights are not on this machine
     │   ├── InvalidModel         weights or a card that cannot be used
     │   ├── Overloaded           more work than the queues hold
+    │   │   └── RateLimited      more requests in a minute than the key allows
     │   ├── DeadlineExceeded     the answer was not ready in time
     │   ├── ReaderStalled        the reader of a stream stopped reading
     │   ├── ServiceClosed        the service was closed
@@ -149,6 +153,37 @@ class UploadIncomplete(InvalidInput):
     remedy = "Send the request again, whole."
 
 
+class Unauthenticated(SensoriumError):
+    """No key or token came with the request, or one that is unknown, expired or revoked."""
+
+    code = "unauthenticated"
+    remedy = "Send a good key as `Authorization: Bearer KEY` or `X-API-Key: KEY`; `sensorium keys create` makes one."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", attempted: bool = True) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.attempted = attempted
+        """Whether there was a credential at all."""
+
+
+class Forbidden(SensoriumError):
+    """The key or token is good, but does not allow this."""
+
+    code = "forbidden"
+    remedy = "Use a key that has the scope that the message names."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", scope: str = "") -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.scope = scope
+        """What is missing; empty when no scope would help."""
+
+
+class ForeignHost(Forbidden):
+    """Without keys, the server was asked by a name that is not its own, or by a web page from elsewhere."""
+
+    code = "foreign_host"
+    remedy = "Ask by the server's own address; or let the operator set `trusted_hosts`, `cors_origins` or `auth`."
+
+
 class Unavailable(SensoriumError):
     """Nothing is wrong with the request: it cannot be served here, or not now."""
 
@@ -190,6 +225,13 @@ class Overloaded(Unavailable):
 
     def as_dict(self) -> dict[str, Any]:
         return {**super().as_dict(), "retry_after_seconds": self.retry_after_seconds}
+
+
+class RateLimited(Overloaded):
+    """The caller has used up the requests that the key allows in a minute."""
+
+    code = "rate_limited"
+    remedy = "Wait for `retry_after_seconds`, then try again; or ask for a key with a higher rate."
 
 
 class DeadlineExceeded(Unavailable):

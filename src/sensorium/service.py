@@ -11,7 +11,7 @@ from typing import Any
 from sensorium import discovery
 from sensorium.config import Settings, load_settings
 from sensorium.deadline import checked_seconds, within
-from sensorium.engine import Call, Card, Event, Host, Listener, Options, ignore
+from sensorium.engine import LOCAL, Call, Caller, Card, Event, Host, Listener, Options, ignore
 from sensorium.errors import (
     InvalidConfiguration,
     InvalidRequest,
@@ -27,6 +27,7 @@ from sensorium.registry import Registry, Task
 from sensorium.schemas.base import Request, Result
 from sensorium.stores import Store
 from sensorium.stores.memory import MemoryStore
+from sensorium.stores.rates import MemoryRates, Rates, SqliteRates
 from sensorium.stores.sqlite import SqliteStore
 from sensorium.telemetry import TELEMETRY, new_trace
 
@@ -49,7 +50,10 @@ class Sensorium:
         self._models: dict[str, stack.AnyEngine] = {}
         self._stacks: dict[tuple[str, str | None], stack.AnyEngine] = {}
         self._closed = False
-        self._door = stack.for_door(_Dispatch(self), running=self.settings.running, waiting=self.settings.waiting)
+        self._rates = _rates(self.settings)
+        self._door = stack.for_door(
+            _Dispatch(self), running=self.settings.running, waiting=self.settings.waiting, rates=self._rates
+        )
 
     async def __aenter__(self) -> Sensorium:
         return self
@@ -63,7 +67,7 @@ class Sensorium:
         *,
         options: Options = Options(),  # noqa: B008 - frozen
         timeout: float | None = None,  # noqa: ASYNC109 - covers waiting in line too, and ends in our error
-        caller: str = "local",
+        caller: Caller = LOCAL,
         listener: Listener = ignore,
         trace: str | None = None,
     ) -> Any:
@@ -99,6 +103,7 @@ class Sensorium:
         """Give models, threads and files back. What still runs ends with ServiceClosed."""
         self._closed = True
         await asyncio.gather(*(loaded.close() for loaded in self._loaded.values()))
+        await self._rates.close()
         if self.store:
             await self.store.close()
 
@@ -241,6 +246,10 @@ def _store(settings: Settings) -> Store | None:
     if settings.cache == "memory":
         return MemoryStore(settings.cache_bytes)
     return SqliteStore(settings.cache_dir / "answers.sqlite") if settings.cache == "sqlite" else None
+
+
+def _rates(settings: Settings) -> Rates:
+    return SqliteRates(settings.cache_dir / "rates.sqlite") if settings.rates == "sqlite" else MemoryRates()
 
 
 def limits_of(settings: Settings) -> limits.Limits:

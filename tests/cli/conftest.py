@@ -23,6 +23,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("SENSORIUM_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("SENSORIUM_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for name in ("NO_COLOR", "FORCE_COLOR", "SENSORIUM_DEBUG", "SENSORIUM_CONFIG"):
         monkeypatch.delenv(name, raising=False)

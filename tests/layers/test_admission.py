@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from sensorium.engine import Call, Options
-from sensorium.errors import EngineFailed, Overloaded
+from sensorium.engine import LOCAL, Call, Caller, Options
+from sensorium.errors import EngineFailed, Forbidden, Overloaded, RateLimited
 from sensorium.layers.admission import Admission
 from sensorium.schemas.base import Request
 from tests.layers.stand_ins import Answer, Ask, Talker, until
@@ -27,7 +27,7 @@ class Gated:
 
 
 def ask(admission: Admission, text: str, caller: str = "local", priority: int = 0) -> asyncio.Task[object]:
-    call = Call(caller=caller, options=Options(priority=priority))
+    call = Call(caller=Caller(caller), options=Options(priority=priority))
     return asyncio.create_task(admission.run(Ask(text=text), call))
 
 
@@ -117,3 +117,36 @@ async def test_a_failure_gives_its_place_back() -> None:
     for _ in range(3):
         with pytest.raises(EngineFailed):
             await admission.run(Ask(text="x"), Call())
+
+
+async def test_a_caller_without_the_tasks_scope_is_refused_by_naming_it() -> None:
+    engine = Talker()
+    admission = Admission(engine, running=1, waiting=0)
+    for scopes in ({"read"}, set(), {"admin"}, {"metrics"}):
+        with pytest.raises(Forbidden, match="`say` is missing") as refused:
+            await admission.run(Ask(text="x"), Call(caller=Caller("shop", frozenset(scopes))))
+        assert refused.value.scope == "say"
+    assert engine.calls == 0
+    for scopes in ({"say"}, {"*"}, {"read", "say"}):
+        await admission.run(Ask(text="x"), Call(caller=Caller("shop", frozenset(scopes))))
+
+
+async def test_every_task_does_not_mean_operating() -> None:
+    assert not Caller("shop", frozenset("*")).may("admin")
+    assert LOCAL.may("admin")
+    Caller("ops", frozenset({"admin"})).require("metrics", "admin")
+    with pytest.raises(Forbidden, match="`metrics` or `admin`"):
+        Caller("shop", frozenset("*")).require("metrics", "admin")
+
+
+async def test_a_used_up_rate_is_refused_before_the_line_and_says_when_to_come_back() -> None:
+    admission = Admission(Talker(), running=1, waiting=0)
+    call = Call(caller=Caller("shop", requests_per_minute=2))
+    for _ in range(2):
+        await admission.run(Ask(text="x"), call)
+    with pytest.raises(RateLimited, match="2 a minute") as refused:
+        await admission.run(Ask(text="x"), call)
+    assert refused.value.retry_after_seconds == pytest.approx(30, abs=1)
+    with pytest.raises(Forbidden):  # scope comes first: it costs nothing
+        await admission.run(Ask(text="x"), Call(caller=Caller("other", frozenset(), 1)))
+    await admission.run(Ask(text="x"), Call(caller=Caller("other", None, 1)))

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from sensorium.engine import Call, Delta, Engine, Event, Item, Options, Progress
+from sensorium.engine import Call, Caller, Delta, Engine, Event, Item, Options, Progress
 from sensorium.errors import EngineFailed, ReaderStalled
 from sensorium.layers.cache import Cache
 from sensorium.schemas.base import Request, Result
@@ -35,7 +35,7 @@ async def test_another_question_another_caller_and_no_cache_each_ask_again() -> 
     cache = cached(talker)
     await cache.run(Ask(text="a"), Call())
     await cache.run(Ask(text="b"), Call())
-    await cache.run(Ask(text="a"), Call(caller="another"))
+    await cache.run(Ask(text="a"), Call(caller=Caller("another")))
     await cache.run(Ask(text="a"), Call(options=Options(cache=False)))
     assert talker.calls == 4
 

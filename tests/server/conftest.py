@@ -69,7 +69,13 @@ def running(folder: Path, **settings: object) -> Iterator[Server]:
         head = f'name = "{name}"\nkind = "fake"\ntasks = ["*"]\nlicence = "Apache-2.0"\n'
         (models / f"{name}.toml").write_text(f"{head}[quirks]\n{quirks}\n", encoding="utf-8")
     tasks = {task: ["fake"] for task in ("classify", "read", "describe_pixels")}
-    chosen = {"port": 0, "models_dir": str(models), "cache_dir": str(folder / "cache"), "models": tasks, **settings}
+    chosen = {
+        "port": 0,
+        "models_dir": str(models),
+        "cache_dir": str(folder / "cache"),
+        "data_dir": str(folder / "data"),
+    }
+    chosen |= {"models": tasks, **settings}
     spoken = {
         f"SENSORIUM_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
         for name, value in chosen.items()
@@ -89,12 +95,12 @@ def running(folder: Path, **settings: object) -> Iterator[Server]:
 def _address(process: subprocess.Popen[bytes], log_file: Path) -> tuple[str, int]:
     def said() -> re.Match[str] | None:
         assert process.poll() is None, log_file.read_text(encoding="utf-8")
-        return re.search(r"Listening on (http://127\.0\.0\.1:(\d+))", log_file.read_text(encoding="utf-8"))
+        return re.search(r"Listening on http://(?:127\.0\.0\.1|0\.0\.0\.0):(\d+)", log_file.read_text(encoding="utf-8"))
 
     assert eventually(said, 20)
     found = said()
     assert found is not None
-    return found[1], int(found[2])
+    return f"http://127.0.0.1:{found[1]}", int(found[1])
 
 
 @pytest.fixture(scope="session")

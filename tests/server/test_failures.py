@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,7 +22,9 @@ def settings(**given: Any) -> Settings:
     return Settings(models={"classify": ["fake"]}, **given)
 
 
-async def ask(app: Any, path: str, body: bytes = b"", kind: str = "image/png") -> tuple[int, Any]:
+async def ask(
+    app: Any, path: str, body: bytes = b"", kind: str = "image/png", headers: Sequence[tuple[bytes, bytes]] = ()
+) -> tuple[int, Any]:
     """One request, without a socket."""
     told: list[Any] = []
     waiting = iter([{"type": "http.request", "body": body, "more_body": False}])
@@ -37,7 +40,7 @@ async def ask(app: Any, path: str, body: bytes = b"", kind: str = "image/png") -
         "method": "POST",
         "path": path,
         "query_string": b"",
-        "headers": [(b"content-type", kind.encode())],
+        "headers": [(b"content-type", kind.encode()), *headers],
         "http_version": "1.1",
         "scheme": "http",
         "server": ("localhost", 80),

@@ -23,6 +23,7 @@ OTHERS = {
     "settings": "sensorium.cli.settings",
     "doctor": "sensorium.cli.doctor",
     "serve": "sensorium.cli.serve",
+    "keys": "sensorium.cli.keys",
 }
 """The commands that are no tasks, in the order of the help, with the module that holds each as `command`."""
 

@@ -18,6 +18,8 @@ SHOWN = (
     "timeout_seconds",
     "max_upload_bytes",
     "upload_seconds",
+    "auth",
+    "cors_origins",
     "cache",
     "models_dir",
 )

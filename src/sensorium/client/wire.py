@@ -27,6 +27,8 @@ the middle, and the reason could be lost."""
 NEAREST: dict[int, type[SensoriumError]] = {
     404: errors.InvalidRequest,
     408: errors.UploadIncomplete,
+    401: errors.Unauthenticated,
+    403: errors.Forbidden,
     413: errors.InputTooLarge,
     415: errors.UnsupportedMedia,
     429: Overloaded,
@@ -38,8 +40,8 @@ NEAREST: dict[int, type[SensoriumError]] = {
 """What a status means where its code is not known here."""
 
 PROXY_SAYS: dict[int, tuple[type[SensoriumError], str]] = {
-    401: (errors.InvalidRequest, "Give the key that it asks for"),
-    403: (errors.InvalidRequest, "Ask its operator for access"),
+    401: (errors.Unauthenticated, "Give the key that it asks for"),
+    403: (errors.Forbidden, "Ask its operator for access"),
     413: (errors.InputTooLarge, "Send a smaller file, or let the operator raise the limit of the proxy"),
     429: (Overloaded, ""),
     502: (ServerUnreachable, "The proxy cannot reach the server; see whether it runs"),

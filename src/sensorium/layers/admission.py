@@ -1,4 +1,4 @@
-"""Lets in as much as can be worked on; a little more waits its turn, and the rest is sent away at once."""
+"""Lets in who may, as much as can be worked on; a little more waits its turn, and the rest is sent away at once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import time
 from collections import OrderedDict
 
 from sensorium.engine import Call, Engine
-from sensorium.errors import Overloaded
+from sensorium.errors import Overloaded, RateLimited
 from sensorium.schemas.base import Request, Result
+from sensorium.stores.rates import MemoryRates, Rates
 
 Turn = tuple[int, int, asyncio.Future[None]]
 """Priority (lowest first), arrival, and what wakes the one who waits."""
@@ -19,18 +20,24 @@ Turn = tuple[int, int, asyncio.Future[None]]
 class Admission:
     """At most `running` requests at once and `waiting` in line.
 
+    A caller without the task's scope is refused, and so is one whose requests for this minute are used up.
     Callers take turns, so that one who sends a thousand delays another by one request, not by a
     thousand; among the requests of one caller, priority and then arrival decide.
     """
 
-    def __init__(self, inner: Engine[Request, Result], *, running: int, waiting: int) -> None:
-        self._inner = inner
+    def __init__(
+        self, inner: Engine[Request, Result], *, running: int, waiting: int, rates: Rates | None = None
+    ) -> None:
+        self._inner, self._rates = inner, rates or MemoryRates()
         self._free, self._running, self._room = running, running, waiting
         self._lines: OrderedDict[str, list[Turn]] = OrderedDict()
         self._arrivals = itertools.count()
         self._seconds = 0.0  # how long a request takes, as a moving average
 
     async def run(self, request: Request, call: Call) -> Result:
+        call.caller.require(request.task)
+        if call.caller.requests_per_minute is not None:
+            await self._count(call.caller.name, call.caller.requests_per_minute)
         if self._free:
             self._free -= 1
         else:
@@ -42,15 +49,25 @@ class Admission:
             self._seconds += 0.1 * (time.monotonic() - start - self._seconds)
             self._pass_on()
 
+    async def _count(self, name: str, per_minute: int) -> None:
+        after = await self._rates.take(name, per_minute)
+        if after > 0:
+            raise RateLimited(
+                f"{name} has used up its requests",
+                why=f"{per_minute} a minute are allowed",
+                fix=f"Try again in {after:.1f} s",
+                retry_after_seconds=after,
+            )
+
     async def _wait(self, call: Call) -> None:
         self._refuse_when_full()
         turn = (-call.options.priority, next(self._arrivals), asyncio.get_running_loop().create_future())
-        heapq.heappush(self._lines.setdefault(call.caller, []), turn)
+        heapq.heappush(self._lines.setdefault(call.caller.name, []), turn)
         self._room -= 1
         try:
             await turn[2]
         except asyncio.CancelledError:
-            self._leave(call.caller, turn)
+            self._leave(call.caller.name, turn)
             raise
         finally:
             self._room += 1

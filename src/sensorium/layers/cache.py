@@ -26,7 +26,7 @@ class Cache:
     async def run(self, request: Request, call: Call) -> Result:
         if not call.options.cache:
             return await self._inner.run(request, call)
-        key = f"{self._model}/{call.caller}/{await request.fingerprint()}"
+        key = f"{self._model}/{call.caller.name}/{await request.fingerprint()}"
         remembered = await self._recall(key, request)
         self._telemetry.count("cache", outcome="hit" if remembered else "miss", task=request.task)
         if remembered is None:

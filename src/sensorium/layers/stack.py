@@ -1,7 +1,7 @@
 """The order of the layers, written once, with the reasons.
 
-admission          once per outermost call: a parent that held a place while its children
-                   wait for one would be a deadlock
+admission          scope, rate, then fairness; once per outermost call: a parent that held a
+                   place while its children wait for one would be a deadlock
   metrics          every call, nested ones too; sees what callers see
     fallback       outside the cache: inside it, the second-best answer would be
                    remembered as the best
@@ -21,6 +21,7 @@ from sensorium.layers.loaded import Loaded
 from sensorium.layers.metrics import Metrics
 from sensorium.schemas.base import Request, Result
 from sensorium.stores import Store
+from sensorium.stores.rates import Rates
 from sensorium.telemetry import Telemetry
 
 AnyEngine = Engine[Request, Result]
@@ -41,6 +42,6 @@ def for_composed(engine: AnyEngine, telemetry: Telemetry) -> AnyEngine:
     return Metrics(engine, telemetry)
 
 
-def for_door(engine: AnyEngine, *, running: int, waiting: int) -> AnyEngine:
+def for_door(engine: AnyEngine, *, running: int, waiting: int, rates: Rates) -> AnyEngine:
     """What every call from outside passes first."""
-    return Admission(engine, running=running, waiting=waiting)
+    return Admission(engine, running=running, waiting=waiting, rates=rates)

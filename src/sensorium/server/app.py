@@ -12,6 +12,7 @@ from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -19,14 +20,17 @@ from starlette.routing import Route
 import sensorium
 from sensorium import discovery
 from sensorium.config import Settings, load_settings
+from sensorium.engine import OPERATING, Caller
 from sensorium.errors import SensoriumError
 from sensorium.registry import Registry, Task
 from sensorium.server import openapi, ui
 from sensorium.server.access import Access
-from sensorium.server.door import ROUTE, TRACE, Door, House
+from sensorium.server.auth import asks_for_keys
+from sensorium.server.door import CALLER, ROUTE, TRACE, Door, House, head_of
 from sensorium.server.facades import native
-from sensorium.server.facades.base import Facade, Reply
+from sensorium.server.facades.base import Facade, Reply, key_of
 from sensorium.server.health import readiness
+from sensorium.server.origins import KnownHosts
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
@@ -43,7 +47,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
             *_pages(house, tasks, facades),
             *ui.routes(),
         ],
-        middleware=[Middleware(Access)],
+        middleware=[Middleware(Access), *_browsers(house.settings)],
         exception_handlers={HTTPException: _refused},  # type: ignore[dict-item] # it gets no others
         lifespan=_lifespan(house),
     )
@@ -58,6 +62,21 @@ def running(app: Starlette) -> AbstractAsyncContextManager[Any]:
         host = Starlette(routes=[Mount("/vision", vision)], lifespan=lambda app: running(vision))
     """
     return app.router.lifespan_context(app)
+
+
+def _browsers(settings: Settings) -> Iterator[Middleware]:
+    """Which web pages may ask: without keys only those named, and of those from elsewhere none without being named."""
+    if not asks_for_keys(settings):
+        yield Middleware(KnownHosts, settings)
+    if settings.cors_origins:
+        told = ["X-Request-Id", "Retry-After", "WWW-Authenticate"]
+        yield Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=told,
+        )
 
 
 def _facades() -> Iterator[Facade]:
@@ -102,6 +121,12 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
         servers = to_json([{"url": request.scope.get("root_path") or "/"}])
         return Reply(200, b'{"servers":%b,%b' % (servers, described[0].removeprefix(b"{")))
 
+    async def who(request: Request) -> Reply:
+        caller: Caller = request.scope[CALLER]
+        scopes = ["*", *sorted(OPERATING)] if caller.scopes is None else sorted(caller.scopes)
+        told = {"name": caller.name, "scopes": scopes, "requests_per_minute": caller.requests_per_minute}
+        return Reply(200, to_json(told))
+
     async def live(request: Request) -> Reply:  # noqa: ARG001
         return Reply(200, b'{"status":"live"}')
 
@@ -119,8 +144,29 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
             return native.refuse(error, request.scope[TRACE])
         raise HTTPException(405)
 
-    pages = {"/": index, "/openapi.json": document, "/health/live": live, "/health/ready": ready}
+    who = guarded(house, who)
+    pages = {"/": index, "/v1/caller": who, "/openapi.json": document, "/health/live": live, "/health/ready": ready}
     return [_page(path, answer) for path, answer in pages.items()] + [_page("/v1/{task}", unknown_task, "POST")]
+
+
+def guarded(house: House, answer: Any, *scopes: str) -> Any:
+    """The page, for callers who have one of the scopes; with none named, for everyone with a good key.
+
+    The answer finds the caller in the scope, as CALLER.
+    """
+
+    async def page(request: Request) -> Reply:
+        try:
+            caller = await house.caller(key_of(head_of(request.scope)))
+            if scopes:
+                caller.require(*scopes)
+        except SensoriumError as error:
+            return native.refuse(error, request.scope[TRACE])
+        request.scope[CALLER] = caller
+        reply: Reply = await answer(request)
+        return reply
+
+    return page
 
 
 def _page(path: str, answer: Any, method: str = "GET") -> Route:

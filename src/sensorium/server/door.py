@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from sensorium.config import Settings
-from sensorium.engine import Options
+from sensorium.engine import LOCAL, Caller, Options
 from sensorium.errors import EngineFailed, InvalidRequest, SensoriumError, ServiceClosed
 from sensorium.media import limits
 from sensorium.schemas.base import Request
+from sensorium.server.auth import Guard, asks_for_keys
 from sensorium.server.body import MOST_PARTS, BodyLimits, Uploads, grouped, read_body
 from sensorium.server.facades.base import Facade, Message, Outcome, Plan, Reply
 from sensorium.server.spool import Spool
@@ -23,8 +26,11 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-TRACE, ROUTE = "sensorium.trace", "sensorium.route"
-"""Where a scope holds the request's id and the route that it took."""
+TRACE, ROUTE, CALLER = "sensorium.trace", "sensorium.route", "sensorium.caller"
+"""Where a scope holds the request's id, the route that it took, and who asks."""
+
+LET_PASS_BYTES, LET_PASS_SECONDS = 2**20, 2.0
+"""How much of a body that nobody wants is let pass by, and for how long."""
 
 log = logging.getLogger("sensorium.server")
 
@@ -34,16 +40,22 @@ class House:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._guard: Guard | None = None
         self.body_limits = BodyLimits(settings.max_upload_bytes, settings.max_bytes, settings.upload_seconds)
         self.source_limits = limits.Limits(max_bytes=settings.max_bytes)
         self._inside: tuple[Sensorium, Spool] | None = None
 
     async def open(self) -> None:
         """In the loop that serves."""
+        if asks_for_keys(self.settings):
+            self._guard = Guard(self.settings)
+            await self._guard.open()
         self._inside = Sensorium(self.settings), await asyncio.to_thread(Spool)
 
     async def close(self) -> None:
         (service, spool), self._inside = self.inside, None
+        if self._guard:
+            await self._guard.close()
         await service.aclose()
         await asyncio.to_thread(spool.close)
 
@@ -55,6 +67,10 @@ class House:
             raise ServiceClosed("The server is not running", fix=fix)
         return self._inside
 
+    async def caller(self, credential: str | None) -> Caller:
+        """Who asks. Raises Unauthenticated when a key is asked for and this is none."""
+        return LOCAL if self._guard is None else await self._guard.caller(credential)
+
 
 class Door:
     """One facade's route, as an ASGI application."""
@@ -64,49 +80,54 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[ROUTE] = self._facade.path
-        reply = await self._reply(scope, receive)
+        try:
+            head = head_of(scope)
+            caller = scope[CALLER] = await self._house.caller(self._facade.credential(head))
+        except SensoriumError as error:
+            await send_refusal(self._facade.refuse(error, scope[TRACE]), receive, send)
+            return
+        reply = await self._reply(scope, receive, head, caller)
         if reply is not None:
             await send_reply(reply, send)
 
-    async def _reply(self, scope: Scope, receive: Receive) -> Reply | None:
+    async def _reply(self, scope: Scope, receive: Receive, head: Message, caller: Caller) -> Reply | None:
         """None when the client left."""
         try:
-            return await self._served(scope, receive)
+            return await self._served(receive, head, caller)
         except SensoriumError as error:
             return self._facade.refuse(error, scope[TRACE])
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer of our kind
             return self._facade.refuse(unexpected(error, scope[TRACE]), scope[TRACE])
 
-    async def _served(self, scope: Scope, receive: Receive) -> Reply | None:
+    async def _served(self, receive: Receive, head: Message, caller: Caller) -> Reply | None:
         service, spool = self._house.inside
         uploads = Uploads(spool)
         try:
-            message = await self._message(scope, receive, uploads)
+            body = await read_body(head.headers, receive, self._house.body_limits, uploads)
+            message = replace(head, fields=body.fields, files=body.files, typed=body.typed)
             with limits.use(self._house.source_limits):
                 plan = self._facade.parse(message)
-            outcomes = await unless_gone(receive, outcomes_of(plan, service, message.trace))
+            outcomes = await unless_gone(receive, outcomes_of(plan, service, message.trace, caller))
         finally:
             uploads.discard()
         return None if outcomes is None else self._facade.render(outcomes, plan.context)
 
-    async def _message(self, scope: Scope, receive: Receive, uploads: Uploads) -> Message:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        body = await read_body(headers, receive, self._house.body_limits, uploads)
-        return Message(
-            method=scope["method"],
-            path=scope["path"],
-            trace=scope[TRACE],
-            headers=headers,
-            query=_query(scope["query_string"]),
-            fields=body.fields,
-            files=body.files,
-            typed=body.typed,
-        )
+
+def head_of(scope: Scope) -> Message:
+    """The message as far as it is known before the body is read. Raises InvalidRequest for a malformed query."""
+    return Message(
+        method=scope["method"],
+        path=scope["path"],
+        trace=scope[TRACE],
+        headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+        query=_query(scope["query_string"]),
+    )
 
 
-async def outcomes_of(plan: Plan, service: Sensorium, trace: str) -> Sequence[Outcome]:
+async def outcomes_of(plan: Plan, service: Sensorium, trace: str, caller: Caller) -> Sequence[Outcome]:
     """What became of each request, in order."""
-    how: dict[str, Any] = {"timeout": plan.timeout, "options": Options(cache=plan.cache), "trace": trace}
+    options = Options(cache=plan.cache)
+    how: dict[str, Any] = {"timeout": plan.timeout, "options": options, "trace": trace, "caller": caller}
     asked = [request for request in plan.requests if isinstance(request, Request)]
     outcomes = iter(await service.run_all(asked, **how))
     whole = [next(outcomes) if isinstance(request, Request) else request for request in plan.requests]
@@ -155,6 +176,23 @@ async def send_reply(reply: Reply, send: Send) -> None:
     ]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+async def send_refusal(reply: Reply, receive: Receive, send: Send) -> None:
+    """Answer before the body was read, and then let a little of it pass by.
+
+    A connection that is closed while its client still sends is reset, and the client may never see the answer; a small
+    body that is read to its end leaves the connection good for the next request.
+    """
+    await send_reply(reply, send)
+    passed = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LET_PASS_SECONDS):
+            while passed < LET_PASS_BYTES:
+                event = await receive()
+                passed += len(event.get("body", b""))
+                if not event.get("more_body", False):
+                    return
 
 
 def _query(text: bytes) -> dict[str, Any]:

@@ -18,6 +18,8 @@ TEMPLATE = "#/components/schemas/{model}"
 
 REASONS = {
     400: "The request is wrong",
+    401: "No key or token, or not a good one",
+    403: "The key or token does not allow it; or without keys, a foreign `Host` or `Origin`",
     404: "No such task or route",
     405: "The route takes another method",
     408: "The body did not arrive whole and in time",
@@ -32,6 +34,17 @@ REASONS = {
 }
 
 
+SECURITY = {
+    "key": {"type": "http", "scheme": "bearer", "description": "A key or a token (JWT), where the server asks for one"},
+    "header": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "The same, in a header of its own",
+    },
+}
+
+
 def document(tasks: Iterable[Task], facades: Iterable[Facade]) -> dict[str, Any]:
     """The whole document."""
     return {
@@ -42,8 +55,9 @@ def document(tasks: Iterable[Task], facades: Iterable[Facade]) -> dict[str, Any]
             "summary": "Understand images on your own machines",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {**_health(), **{facade.path: {facade.method.lower(): _page(facade)} for facade in facades}},
-        "components": {"schemas": _schemas(tasks), "responses": _refusals()},
+        "paths": {**_health(), **_who(), **{facade.path: {facade.method.lower(): _page(facade)} for facade in facades}},
+        "security": [{"key": []}, {"header": []}, {}],
+        "components": {"schemas": _schemas(tasks), "responses": _refusals(), "securitySchemes": SECURITY},
     }
 
 
@@ -117,7 +131,8 @@ def _health() -> dict[str, Any]:
 
     def page(name: str, summary: str, **more: Any) -> dict[str, Any]:
         responses = {"200": {"description": "Yes", **told}, **more}
-        return {"get": {"operationId": name, "summary": summary, "tags": ["health"], "responses": responses}}
+        operation = {"operationId": name, "summary": summary, "tags": ["health"], "responses": responses}
+        return {"get": {**operation, "security": []}}
 
     return {
         "/health/live": page("live", "Whether the process is up"),
@@ -127,3 +142,17 @@ def _health() -> dict[str, Any]:
             **{"503": {"description": "No", **told}},
         ),
     }
+
+
+def _who() -> dict[str, Any]:
+    fields = {
+        "name": {"type": "string"},
+        "scopes": {"type": "array", "items": {"type": "string"}},
+        "requests_per_minute": {"type": ["integer", "null"]},
+    }
+    example = {"name": "shop", "scopes": ["classify", "read"], "requests_per_minute": 600}
+    answer = {"schema": {"type": "object", "required": list(fields), "properties": fields}, "example": example}
+    refused = {"401": {"$ref": f"#/components/responses/{_name(401)}"}}
+    told = {"description": "Name, scopes and rate", "content": {"application/json": answer}}
+    page = {"operationId": "caller", "summary": "Whose key this is, and what it may do", "tags": ["keys"]}
+    return {"/v1/caller": {"get": {**page, "responses": {"200": told, **refused}}}}

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
 from types import FrameType
 
 from granian.constants import HTTPModes, Interfaces
@@ -15,6 +16,7 @@ from granian.server.embed import Server
 from sensorium.config import Settings
 from sensorium.errors import InvalidConfiguration, ServiceClosed
 from sensorium.server.app import create_app
+from sensorium.server.auth import asks_for_keys, make_ready
 
 BACKLOG = 1024
 """Connections that the system holds until they are accepted."""
@@ -34,7 +36,13 @@ def serve(settings: Settings) -> None:
     Raises InvalidConfiguration when the address cannot be listened on.
     """
     _log_to_stderr()
-    asyncio.run(_serve(settings, _free_port(settings.host, settings.port)))
+    port = _free_port(settings.host, settings.port)
+    if made := asyncio.run(make_ready(settings)):
+        # Not to the log, which may be kept and sent about.
+        sys.stderr.write(f"{made}\n")
+        sys.stderr.flush()
+    log.info("Callers %s", "must send a key" if asks_for_keys(settings) else "need no key (`auth`)")
+    asyncio.run(_serve(settings, port))
 
 
 async def _serve(settings: Settings, port: int) -> None:

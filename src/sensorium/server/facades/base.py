@@ -44,6 +44,14 @@ class Message:
     """Whether the fields came as JSON, with types, rather than as a form's text."""
 
 
+def key_of(message: Message) -> str | None:
+    """The key or token in `Authorization: Bearer`, or in `X-API-Key`."""
+    scheme, _, credential = message.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return credential.strip() or None
+    return message.headers.get("x-api-key", "").strip() or None
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a message asks for."""
@@ -81,3 +89,5 @@ class Facade:
     operation: Callable[[], dict[str, Any]]
     """The route's page for OpenAPI: an Operation Object. Schemas of tasks are referred to by name."""
     method: str = "POST"
+    credential: Callable[[Message], str | None] = key_of
+    """The key or token that a message carries, where its clients put it; called before the body is read, and without it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from sensorium import errors
@@ -19,6 +19,8 @@ STATUS: dict[type[SensoriumError], int] = {
     errors.CorruptMedia: 422,
     errors.FetchFailed: 422,
     errors.UploadIncomplete: 408,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.Unavailable: 503,
     errors.MissingDependency: 501,
     errors.ModelNotInstalled: 501,
@@ -29,6 +31,8 @@ STATUS: dict[type[SensoriumError], int] = {
     errors.EngineFailed: 500,
 }
 """A class that is not named here has the status of the nearest one above it."""
+
+CHALLENGE = b'Bearer realm="sensorium"'
 
 HTTP_CODES = {"not_found": 404, "method_not_allowed": 405}
 """Codes of failures that only an HTTP client can meet."""
@@ -56,7 +60,19 @@ def described(error: SensoriumError, trace: str) -> dict[str, Any]:
     return {**error.as_dict(), "message": sentence(error), "trace": trace}
 
 
-def headers_of(failures: Iterable[SensoriumError]) -> tuple[tuple[bytes, bytes], ...]:
-    """`Retry-After`, in whole seconds, when waiting can help."""
+def headers_of(failures: Collection[SensoriumError]) -> tuple[tuple[bytes, bytes], ...]:
+    """`Retry-After`, in whole seconds, when waiting can help; `WWW-Authenticate` when another key can."""
     waits = [error.retry_after_seconds for error in failures if isinstance(error, errors.Overloaded)]
-    return ((b"retry-after", str(max(1, math.ceil(max(waits)))).encode()),) if waits else ()
+    after = ((b"retry-after", str(max(1, math.ceil(max(waits)))).encode()),) if waits else ()
+    return after + tuple(
+        (b"www-authenticate", wanted) for wanted in {_challenge(error) for error in failures} if wanted
+    )
+
+
+def _challenge(error: SensoriumError) -> bytes:
+    """What RFC 6750 has a server say of the credential that it wants."""
+    if isinstance(error, errors.Unauthenticated):
+        return CHALLENGE + (b', error="invalid_token"' if error.attempted else b"")
+    if isinstance(error, errors.Forbidden) and error.scope:
+        return CHALLENGE + f', error="insufficient_scope", scope="{error.scope}"'.encode()
+    return b""
