@@ -31,8 +31,9 @@ fed to them is known:
     sensorium models add resnet50 resnet50.onnx
     sensorium classify cat.jpg --model resnet50
 
-For any other, say it: `sensorium models add flowers flowers.onnx --input-size 224 --labels names.txt`; `sensorium models add
---help` lists all options. The command puts the file and a card into the models folder (`sensorium settings` says where it is).
+For any other, say it: `sensorium models add flowers flowers.onnx --labels names.txt --input-mean 127.5 --input-std 127.5`;
+`sensorium models add --help` lists all options. Size, layout and element type are read from the file where it tells them; the
+command says what it read, and refuses labels that are more or fewer than the model's classes. It puts the file and a card into the models folder (`sensorium settings` says where it is).
 The card is TOML, and can be written by hand:
 
 ```toml
@@ -59,6 +60,8 @@ activation = "softmax"          # what makes scores of the output: "softmax", "s
 ```
 
 Weights whose checksum is not the card's are refused. Versions live side by side; `flowers@2` names one.
+
+`sensorium models quantize flowers --pictures photos/` makes a quicker, smaller twin: [INT8 models](quantize.md).
 """
 
 ROOT = Path(__file__).parents[1]

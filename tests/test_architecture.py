@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sensorium"
 LEVELS = [
     {"__main__"},
     {"cli", "aio"},
-    {"client"},
+    {"client", "quantization"},
     {"server.serve", "verbs", "modelfolder"},
     {"server.app"},
     {"server"},

@@ -30,7 +30,13 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_default(
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("prot = 1", "prot"), ("port = 99999", "`port`"), ("port = ", "cannot be read"), ('cache = "disk"', "`cache`")],
+    [
+        ("prot = 1", "prot"),
+        ("port = 99999", "`port`"),
+        ("port = ", "cannot be read"),
+        ('cache = "disk"', "`cache`"),
+        ('device = "gpu"', "`device`"),
+    ],
 )
 def test_a_wrong_file_is_refused_by_naming_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "sensorium.toml").write_text(text, encoding="utf-8")

@@ -15,6 +15,7 @@ from sensorium.engine import Delta, Event, Options
 from sensorium.engines import fake
 from sensorium.errors import (
     DeadlineExceeded,
+    DeviceUnavailable,
     EngineFailed,
     InvalidConfiguration,
     InvalidRequest,
@@ -33,6 +34,7 @@ from sensorium.schemas.classify import Classification, ClassifyRequest
 from sensorium.service import Sensorium, Stream
 from sensorium.telemetry import TELEMETRY
 from tests.pictures import JUNK, jpeg, png
+from tests.runtimes.cards import Card as GraphicsCard
 
 Open = Callable[..., Any]
 
@@ -335,3 +337,25 @@ async def test_requests_and_failures_are_counted(opened: Open) -> None:
         TELEMETRY.counted("requests", code="unidentified_media"),
     )
     assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
+
+
+# Where models compute
+
+
+async def test_the_device_of_the_settings_is_what_models_are_loaded_on(opened: Open) -> None:
+    async with opened(device="cuda") as sensorium:
+        with pytest.raises(DeviceUnavailable, match="Cannot compute on cuda"):
+            await sensorium.run(classify(model="efficientnet_lite0"))
+
+
+async def test_an_answer_says_every_model_and_card_that_was_passed_over(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    GraphicsCard(monkeypatch, room=0)
+    models = {"classify": ["broken", "efficientnet_lite0"]}
+    async with opened({"broken": 'fail = "engine_failed"'}, device="auto", models=models, cache="off") as sensorium:
+        found = await sensorium.run(classify(model=None))
+    assert [(one.engine, one.code) for one in found.meta.skipped] == [
+        ("broken@1", "engine_failed"),
+        ("efficientnet_lite0@1 on cuda:0", "out_of_device_memory"),
+    ]

@@ -28,6 +28,8 @@ WITH_SECRETS = "with secrets"
 """As `context` of `model_dump_json`: tells secrets too, to a process of our own. Otherwise they are stars."""
 
 CONFIG_VARIABLE = "SENSORIUM_CONFIG"
+DEVICE = r"^(auto|cpu|cuda(:[0-9]{1,3})?)$"
+"""How a device is written."""
 
 
 class Settings(BaseSettings):
@@ -46,6 +48,9 @@ class Settings(BaseSettings):
 
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     """How many cores to compute on."""
+    device: str = Field(default="auto", pattern=DEVICE)
+    """What models compute on: `cpu`, `cuda` or `cuda:N` (a graphics card by NVIDIA), or `auto`: the first card if it
+    works, else the processor."""
     running: int = Field(default_factory=lambda: 2 * (os.cpu_count() or 1) + 2, ge=1)
     """How many requests are worked on at once; a little over the cores, so that decoding overlaps computing."""
     waiting: int = Field(default=256, ge=0)

@@ -207,6 +207,22 @@ class Host:
     """How many requests a session may work on at once, one core each."""
     queue: int = 256
     """How many requests may wait for a session."""
+    device: str = "auto"
+    """What to compute on: `cpu`, `cuda`, `cuda:N`, or `auto`, the first graphics card if it works."""
+
+
+class Preparing(Protocol):
+    """How a picture becomes what a model's graph takes.
+
+    A kind whose models can be calibrated on pictures offers `preparation(card) -> Preparing` beside its `Engine`.
+    """
+
+    @property
+    def at_least(self) -> int:
+        """Pixels that the shorter side of the decoded picture should have."""
+
+    def fast(self, pixels: Any) -> Any:
+        """Of pixels, uint8 (height, width, 3), RGB, the array for the graph's one input."""
 
 
 class Loadable(Protocol):

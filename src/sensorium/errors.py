@@ -21,6 +21,8 @@
     │   ├── MissingDependency    a package that an engine stands on is not installed
     │   ├── ModelNotInstalled    a known model whose weights are not on this machine
     │   ├── InvalidModel         weights or a card that cannot be used
+    │   ├── DeviceUnavailable    no such graphics card, or nothing that can use it
+    │   ├── OutOfDeviceMemory    the graphics card has too little memory
     │   ├── Overloaded           more work than the queues hold
     │   │   └── RateLimited      more requests in a minute than the key allows
     │   ├── DeadlineExceeded     the answer was not ready in time
@@ -210,6 +212,21 @@ class InvalidModel(Unavailable):
 
     code = "invalid_model"
     remedy = "Install the model again, or correct its card."
+
+
+class DeviceUnavailable(Unavailable):
+    """The device that the setting `device` names is not here, or nothing is installed that can use it."""
+
+    code = "device_unavailable"
+    remedy = "Set `device` to auto or cpu, or install the extra `gpu` as docs/devices.md says."
+
+
+class OutOfDeviceMemory(Unavailable):
+    """The graphics card has too little memory; the model then goes on on the processor, and results say so."""
+
+    code = "out_of_device_memory"
+    retryable = True
+    remedy = "Free memory of the graphics card, choose another by `device`, or use a smaller model."
 
 
 class Overloaded(Unavailable):

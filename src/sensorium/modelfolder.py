@@ -48,12 +48,8 @@ async def add(
     Raises InvalidRequest when file, checksum, labels and card do not fit together or the model is there already
     (unless `force`), FileMissing, and InvalidConfiguration when the folder cannot be written.
     """
-    if registry.models_dir is None:
-        raise InvalidConfiguration("There is no models folder", fix="Set `models_dir`")
-    folder = registry.models_dir / card.name
+    folder = folder_for(registry, card.name, force=force)
     before = _contents(folder)
-    if CARD in before and not force:
-        raise InvalidRequest(f"Model {card.name} is there already", why=f"{folder} holds it", fix="Add --force")
     try:
         made = await in_thread(_taken_in, folder, card, file, labels, sha256)
         await _seen_to_work(registry, host, made, file)
@@ -63,6 +59,19 @@ async def add(
         raise
     _remove(folder, {name for name in before if _ours(name, made)})
     return read_card(folder / CARD)
+
+
+def folder_for(registry: Registry, name: str, *, force: bool = False) -> Path:
+    """Where a model of that name is put.
+
+    Raises InvalidRequest when one is there already (unless `force`), and InvalidConfiguration without a models folder.
+    """
+    if registry.models_dir is None:
+        raise InvalidConfiguration("There is no models folder", fix="Set `models_dir`")
+    folder = registry.models_dir / name
+    if (folder / CARD).exists() and not force:
+        raise InvalidRequest(f"Model {name} is there already", why=f"{folder} holds it", fix="Add --force")
+    return folder
 
 
 def toml_of(card: Card) -> str:

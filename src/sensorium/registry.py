@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from sensorium import discovery
 from sensorium.dependencies import install_command, is_installed
-from sensorium.engine import Card, Host
-from sensorium.errors import InvalidModel, MissingDependency, SensoriumError, UnknownModel, UnknownTask
+from sensorium.engine import Card, Host, Preparing
+from sensorium.errors import InvalidModel, InvalidRequest, MissingDependency, SensoriumError, UnknownModel, UnknownTask
 from sensorium.runtimes import weights
 from sensorium.schemas.base import Request, Result, wrong_fields
 
@@ -118,6 +118,21 @@ class Registry:
                 f"Cannot use model {card.id}", why=f"{module} is not installed", fix=f"Run `{install_command(module)}`"
             )
         return kind.Engine(card, host)
+
+    def preparation(self, card: Card) -> Preparing:
+        """How pictures are fed to the model's graph.
+
+        Raises InvalidRequest when its kind does not offer that.
+        """
+        kind = self.kinds.get(card.kind)
+        if kind is None or not hasattr(kind, "preparation"):
+            able = ", ".join(name for name, module in self.kinds.items() if hasattr(module, "preparation"))
+            raise InvalidRequest(
+                f"Model {card.id} cannot be calibrated on pictures",
+                why=f"kind {card.kind!r} does not say how it feeds them; these do: {able}",
+            )
+        prepared: Preparing = kind.preparation(card)
+        return prepared
 
     def state(self, card: Card) -> str:
         """`ready`, or what is missing and the command that brings it."""

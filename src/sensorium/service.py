@@ -44,7 +44,7 @@ class Sensorium:
         _check_tasks(self.settings)
         self.registry = registry or Registry(self.settings.models_dir)
         self.store = _store(self.settings)
-        self._host = Host(cache_dir=self.settings.cache_dir, threads=self.settings.threads)
+        self._host = Host(cache_dir=self.settings.cache_dir, threads=self.settings.threads, device=self.settings.device)
         self._limits = limits_of(self.settings)
         self._loaded: dict[str, Loaded] = {}
         self._models: dict[str, stack.AnyEngine] = {}

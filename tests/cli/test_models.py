@@ -1,4 +1,4 @@
-"""`sensorium models add`, with real ONNX files."""
+"""`sensorium models add` and `quantize`, with real ONNX files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.cli.conftest import Sensorium, lines
-from tests.pictures import png
+from tests.pictures import JUNK, jpeg, png
+from tests.runtimes.graphs import channel_means, convolutional
 
 
 def classifier(path: Path, classes: int = 3, layout: str = "NCHW", side: int = 8, *, softmax: bool = False) -> Path:
@@ -62,7 +63,7 @@ def test_the_card_says_what_was_told_with_the_checksum(
     sensorium(*tiny)
     card = tomllib.loads((tmp_path / "models" / "tiny" / "card.toml").read_text(encoding="utf-8"))
     assert card["weights"]["sha256"] == hashlib.sha256((home / "tiny.onnx").read_bytes()).hexdigest()
-    assert card["input"] == {"size": 8, "std": 255}
+    assert card["input"] == {"size": 8, "std": 255, "layout": "NCHW", "dtype": "float32"}
     assert card["licence"] == "NOASSERTION"
 
 
@@ -138,7 +139,7 @@ def test_an_unknown_model_of_which_nothing_is_told_is_refused_with_the_way_out(
     classifier(home / "x.onnx")
     told = sensorium("models", "add", "mystery", "x.onnx")
     assert told.exit_code == 2
-    assert "--input-size" in told.stderr
+    assert "--input-mean" in told.stderr
 
 
 def test_a_card_of_your_own_says_the_rest(sensorium: Sensorium, home: Path, tiny: list[str | Path]) -> None:
@@ -151,3 +152,97 @@ def test_a_card_of_your_own_says_the_rest(sensorium: Sensorium, home: Path, tiny
     (home / "坏.toml").write_text("name =", encoding="utf-8")
     assert sensorium("models", "add", "mine", "tiny.onnx", "--card", "坏.toml").exit_code == 2
     assert sensorium("models", "add", "我的", "tiny.onnx", "--card", "卡.toml").exit_code == 2
+
+
+# What the file says itself
+
+
+@pytest.mark.parametrize(
+    ("layout", "side", "said"),
+    [("NCHW", 8, "layout NCHW, dtype float32, size 8"), ("NHWC", 12, "layout NHWC, dtype float32, size 12")],
+)
+def test_size_and_layout_are_read_from_the_file_and_told(
+    layout: str, side: int, said: str, sensorium: Sensorium, home: Path, tmp_path: Path
+) -> None:
+    (home / "names.txt").write_text("red\ngreen\nblue\n", encoding="utf-8")
+    classifier(home / "tiny.onnx", layout=layout, side=side)
+    told = sensorium("models", "add", "tiny", "tiny.onnx", "--labels", "names.txt", "--input-std", "255")
+    assert told.exit_code == 0, told.output
+    assert f"Read from tiny.onnx: {said}." in told.stdout
+    card = tomllib.loads((tmp_path / "models" / "tiny" / "card.toml").read_text(encoding="utf-8"))
+    assert card["input"] == {"size": side, "layout": layout, "dtype": "float32", "std": 255}
+
+
+def test_what_is_told_goes_before_what_the_file_says(sensorium: Sensorium, home: Path, tiny: list[str | Path]) -> None:
+    told = sensorium(*tiny, "--input-layout", "NCHW")
+    assert "Read from tiny.onnx: dtype float32." in told.stdout
+    assert sensorium(*tiny, "--input-layout", "NHWC", "--force").exit_code == 2
+
+
+def test_a_graph_that_takes_bytes_needs_no_more_than_labels(sensorium: Sensorium, home: Path) -> None:
+    (home / "names.txt").write_text("red\ngreen\nblue\n", encoding="utf-8")
+    (home / "bytes.onnx").write_bytes(channel_means(kind=TensorProto.UINT8))
+    told = sensorium("models", "add", "bytes", "bytes.onnx", "--labels", "names.txt")
+    assert told.exit_code == 0, told.output
+    assert "dtype uint8" in told.stdout
+
+
+def test_labels_of_another_number_than_the_files_classes_are_refused(
+    sensorium: Sensorium, home: Path, tiny: list[str | Path]
+) -> None:
+    (home / "颜色.txt").write_text("红\n绿\n", encoding="utf-8")
+    told = sensorium(*tiny)
+    assert told.exit_code == 2
+    assert "there are 2 of them, the model's output is (1, 3)" in told.stderr
+
+
+# INT8 twins
+
+
+@pytest.fixture
+def mynet(sensorium: Sensorium, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of pictures, and a model of five classes that has been added."""
+    monkeypatch.setattr("sensorium.runtimes.quantize.SECONDS", 0.0)
+    (home / "names.txt").write_text("a\nb\nc\nd\ne\n", encoding="utf-8")
+    (home / "mynet.onnx").write_bytes(convolutional())
+    words = ["--labels", "names.txt", "--input-mean", "127.5", "--input-std", "127.5", "--input-output", "logits"]
+    assert sensorium("models", "add", "mynet", "mynet.onnx", *words).exit_code == 0
+    folder = home / "照片"
+    folder.mkdir()
+    for seed in range(20):
+        (folder / f"{seed:02}.jpg").write_bytes(jpeg(seed=seed))
+    return folder
+
+
+def test_a_twin_is_made_told_of_and_used(sensorium: Sensorium, mynet: Path) -> None:
+    (mynet / "bad.jpg").write_bytes(JUNK)
+    told = sensorium("models", "quantize", "mynet", "--pictures", mynet)
+    assert told.exit_code == 0, told.output
+    for said in ("mynet_int8@1", "times as fast", "same best name", "10 other pictures", "Calibrated on 10 pictures"):
+        assert said in told.stdout, said
+    assert "bad.jpg was left out" in told.stderr
+    (answer,) = lines(sensorium("classify", mynet / "03.jpg", "--model", "mynet_int8", "--json"))
+    assert answer["result"]["meta"]["engine"] == "mynet_int8@1"
+
+
+def test_the_report_is_one_object_for_programs(sensorium: Sensorium, mynet: Path, tmp_path: Path) -> None:
+    words = ["--name", "quick", "--limit", "16", "--method", "percentile", "--json"]
+    (report,) = lines(sensorium("models", "quantize", "mynet", "--pictures", mynet, *words))
+    assert (report["made"], report["method"], report["compared_on"]) == ("quick@1", "percentile", 8)
+    assert (tmp_path / "models" / "quick" / "card.toml").is_file()
+    assert {"same_best", "top_5_overlap", "mean_change", "seconds_before", "bytes_after"} <= report.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["mynot"], "There is no model 'mynot'"),
+        (["mynet", "--pictures", "gone"], "too few pictures"),
+        (["mynet", "--method", "luck"], "luck"),
+    ],
+)
+def test_what_stops_a_twin_is_told(words: list[str], said: str, sensorium: Sensorium, mynet: Path) -> None:
+    told = sensorium("models", "quantize", *words, *([] if "--pictures" in words else ["--pictures", str(mynet)]))
+    assert told.exit_code == 2
+    assert said in told.stderr
+    assert "Traceback" not in told.output

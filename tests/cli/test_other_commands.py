@@ -16,6 +16,7 @@ from tests.pictures import JUNK, jpeg
 
 COMMANDS = [[name] for name in main.list_commands(click.Context(main))] + [
     ["models", "add"],
+    ["models", "quantize"],
     ["keys", "create"],
     ["keys", "list"],
     ["keys", "revoke"],
@@ -97,6 +98,35 @@ def test_the_doctor_tells_a_missing_package(sensorium: Sensorium, monkeypatch: p
     assert "nowhere-to-be-found: not installed\n      Run `pip install" in told.stdout
     assert "pip install 'sensorium[video]'" in told.stdout
     assert "main job" not in told.stdout, "nothing else can be told before"
+
+
+def test_the_doctor_tells_two_runtimes_that_spoil_each_other(
+    sensorium: Sensorium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {"onnxruntime": "1", "onnxruntime-gpu": "1", "numpy": "2"}
+    needed = ["numpy>=2", "onnxruntime>=1", 'onnxruntime-gpu>=1; extra == "gpu"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: needed)
+    monkeypatch.setattr("sensorium.cli.doctor._version", both.get)
+    told = sensorium("doctor")
+    assert told.exit_code == 1
+    assert "pip uninstall --yes onnxruntime onnxruntime-gpu" in told.stdout
+    del both["onnxruntime"]
+    assert "onnxruntime-gpu 1" in sensorium("doctor").stdout
+    assert sensorium("doctor").exit_code == 0, "the one for graphics cards takes the other's place"
+
+
+def test_a_device_here_does_not_go_with_a_server_elsewhere(sensorium: Sensorium) -> None:
+    told = sensorium("classify", "x.jpg", "--device", "cpu", "--server", "http://127.0.0.1:1")
+    assert told.exit_code == 2
+    assert "--device does not go with --server" in told.stderr
+
+
+def test_the_doctor_does_not_miss_what_only_graphics_cards_need(
+    sensorium: Sensorium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = ["numpy>=2", 'onnxruntime-gpu-that-is-not-here>=1; extra == "gpu"']
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: needed)
+    assert "not-here" not in sensorium("doctor").stdout
 
 
 def test_the_doctor_tells_wrong_settings(sensorium: Sensorium, monkeypatch: pytest.MonkeyPatch) -> None:

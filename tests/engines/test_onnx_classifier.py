@@ -29,6 +29,7 @@ from sensorium.errors import CorruptMedia, EngineFailed, InvalidModel, ModelNotI
 from sensorium.media.source import Source
 from sensorium.schemas.classify import Classification, ClassifyRequest
 from tests.pictures import encoded, png, skimage_photograph
+from tests.runtimes.cards import Card as GraphicsCard
 from tests.runtimes.graphs import channel_means
 
 LITE0 = CARDS[0]
@@ -353,3 +354,52 @@ async def test_an_engine_that_was_closed_says_so(tmp_path: Path) -> None:
     engine.close()
     with pytest.raises(EngineFailed, match="not loaded"):
         await ask(engine, png())
+
+
+# On a graphics card
+
+
+async def test_on_a_card_pictures_share_runs_and_are_answered_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = own(tmp_path, channel_means())
+    shown = [png(colour=(10 * number, 255 - 10 * number, 7)) for number in range(24)]
+    engine = loaded(card)
+    try:
+        alone = [(await ask(engine, one)).labels for one in shown]
+    finally:
+        engine.close()
+    gpu = GraphicsCard(monkeypatch)
+    engine = loaded(card)
+    try:
+        found = await asyncio.gather(*(ask(engine, one) for one in shown))
+    finally:
+        engine.close()
+    assert [one.labels for one in found] == alone
+    assert all(not one.meta.skipped for one in found)
+    assert sum(gpu.batches) == 24
+    assert len(gpu.batches) < 24
+
+
+async def test_a_card_that_is_too_small_is_left_and_answers_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    GraphicsCard(monkeypatch, room=0)
+    engine = loaded(own(tmp_path, channel_means()))
+    try:
+        found = [await ask(engine, png(colour=(200, 10, 10)), exact=exact) for exact in (False, True)]
+    finally:
+        engine.close()
+    assert [one.best.name for one in found] == ["red", "red"]
+    assert [one.meta.skipped[0].code for one in found] == ["out_of_device_memory"] * 2
+
+
+async def test_a_damaged_picture_fails_alone_on_a_card_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    GraphicsCard(monkeypatch)
+    engine = loaded(own(tmp_path, channel_means()))
+    try:
+        good, bad = await asyncio.gather(ask(engine, png()), ask(engine, png()[:60]), return_exceptions=True)
+    finally:
+        engine.close()
+    assert isinstance(good, Classification)
+    assert isinstance(bad, CorruptMedia)

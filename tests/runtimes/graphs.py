@@ -47,3 +47,53 @@ def channel_means(*, nhwc: bool = False, side: int | str = 8, kind: int = Tensor
         helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[1, 2] if nhwc else [2, 3], keepdims=0),
     ]
     return bytes(model(nodes, {"input": (kind, shape)}, {"means": ["n", 3]}).SerializeToString())
+
+
+def convolutional(*, opset: int = 13, softmax: bool = False, named: bool = True) -> bytes:
+    """A small network as classifiers are built: 32 x 32 pixels to an embedding of 16 and logits of 5 classes."""
+    random = np.random.default_rng(7)
+
+    def weights(*shape: int) -> Any:
+        return random.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape).astype(np.float32)
+
+    nodes = [
+        helper.make_node("Conv", ["input", "w1", "b1"], ["c1"], kernel_shape=[3, 3], strides=[2, 2]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], kernel_shape=[3, 3]),
+        helper.make_node("BatchNormalization", ["c2", "scale", "shift", "mean", "variance"], ["n2"]),
+        helper.make_node("Relu", ["n2"], ["r2"]),
+        helper.make_node("GlobalAveragePool", ["r2"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["embedding"]),
+        helper.make_node("Gemm", ["embedding", "w3", "b3"], ["logits"], transB=1),
+    ]
+    if softmax:
+        nodes.append(helper.make_node("Softmax", ["logits"], ["scores"]))
+    if named:
+        for node in nodes:
+            node.name = node.output[0]
+    graph = helper.make_graph(
+        nodes,
+        "convolutional",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [
+            helper.make_tensor_value_info("scores" if softmax else "logits", TensorProto.FLOAT, ["n", 5]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 16]),
+        ],
+        [
+            numpy_helper.from_array(values, name)
+            for name, values in {
+                "w1": weights(8, 3, 3, 3),
+                "b1": weights(8),
+                "w2": weights(16, 8, 3, 3),
+                "b2": weights(16),
+                "w3": 30 * weights(5, 16),
+                "b3": weights(5),
+                "scale": np.ones(16, np.float32),
+                "shift": np.zeros(16, np.float32),
+                "mean": np.zeros(16, np.float32),
+                "variance": np.ones(16, np.float32),
+            }.items()
+        ],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return bytes(made.SerializeToString())

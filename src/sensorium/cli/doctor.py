@@ -31,6 +31,12 @@ OLDEST_PYTHON = (3, 11)
 ROOM = 500_000_000
 """Bytes free for built graphs: those of a few models of 20 to 100 MB."""
 
+NOT_MISSED = ("dev", "test", "docs", "gpu")
+"""Extras that only some have a use for, and who has knows of it."""
+
+GPU_RUNTIME = "onnxruntime-gpu"
+"""Does all that onnxruntime does, and CUDA."""
+
 OTHER_VARIABLES = {"SENSORIUM_CONFIG", "SENSORIUM_DEBUG", "SENSORIUM_KEY", "SENSORIUM_TEST_DATA"}
 """Variables that are no settings."""
 
@@ -80,7 +86,7 @@ def _show(check: Check) -> None:
 
 def _checks() -> Iterator[Check]:
     yield _python()
-    packages = list(_packages())
+    packages = [*_packages(), *_runtimes()]
     yield from packages
     if any(check.health == "bad" for check in packages):
         return  # what follows would only fail for the same reason
@@ -117,6 +123,17 @@ def _python() -> Check:
     return Check("Python", "bad", found, f"Install Python {'.'.join(map(str, OLDEST_PYTHON))} or newer.")
 
 
+def _runtimes() -> Iterator[Check]:
+    """The two builds of onnxruntime write the same files: what was installed last wins, until either is removed."""
+    if _version("onnxruntime") and _version(GPU_RUNTIME):
+        yield Check(
+            GPU_RUNTIME,
+            "bad",
+            "installed over onnxruntime: each spoils the files of the other",
+            f"Run `pip uninstall --yes onnxruntime {GPU_RUNTIME}`, then `pip install {GPU_RUNTIME}`.",
+        )
+
+
 def _packages() -> Iterator[Check]:
     try:
         requirements = importlib.metadata.requires("sensorium") or []
@@ -126,10 +143,12 @@ def _packages() -> Iterator[Check]:
     present, wanting = [], dict[str, str]()
     for requirement in requirements:
         name, extra = _parsed(requirement)
+        if name == "onnxruntime" and _version(GPU_RUNTIME):
+            continue  # that one takes its place
         version = _version(name)
         if version:
             present.append(f"{name} {version}")
-        elif extra not in ("dev", "test", "docs"):
+        elif extra not in NOT_MISSED:
             wanting[name] = extra
     yield Check("packages", "ok", ", ".join(present))
     for name, extra in wanting.items():

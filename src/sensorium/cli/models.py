@@ -1,4 +1,4 @@
-"""Add your own ONNX classifiers."""
+"""Add your own ONNX classifiers, and make INT8 twins of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sensorium import modelfolder
 from sensorium.cli.options import given, options_of
 from sensorium.config import load_settings
 from sensorium.engine import Card, Host
-from sensorium.errors import InvalidModel, InvalidRequest
+from sensorium.errors import InvalidModel, InvalidRequest, SensoriumError
 from sensorium.registry import Registry, read_card
 from sensorium.schemas.base import checked
 
@@ -41,10 +41,10 @@ def _add(
 ) -> None:
     settings = load_settings()
     registry = Registry(settings.models_dir)
-    template = _template(registry, name, card, given(options), licence)
+    template = _template(registry, name, card, given(options), licence, file)
     if labels == "imagenet":
         template, labels = template.model_copy(update={"labels": labels}), None
-    host = Host(cache_dir=settings.cache_dir)
+    host = Host(cache_dir=settings.cache_dir, device="cpu")
     beside = Path(labels) if labels else None
     added = asyncio.run(
         modelfolder.add(registry, host, template, file, labels=beside, sha256=sha256, force=force),
@@ -53,15 +53,23 @@ def _add(
     click.echo(f"Try it: sensorium classify photo.jpg --model {added.name}")
 
 
-def _template(registry: Registry, name: str, card: Path | None, how: dict[str, Any], licence: str | None) -> Card:
-    """What is known of the model before its file is looked at."""
+def _template(
+    registry: Registry, name: str, card: Path | None, how: dict[str, Any], licence: str | None, file: Path
+) -> Card:
+    """What is told of the model, what is known of it, and for the rest what its file says."""
     start = _read(card) if card else modelfolder.known(registry, name)
-    if start is None and not how:
+    read = _inferred(registry, file, {**(start.input if start else {}), **how})
+    # Bytes go in as they are; of floats the file does not say how they are to be scaled.
+    if start is None and not how and read.get("dtype") != "uint8":
         models = ", ".join(known.name for known in registry.cards if known.kind == KIND)
         raise InvalidRequest(
             f"It is not known how to feed pictures to {name!r}",
-            fix=f"Tell it with `--input-size` and the like, or `--card`; known are: {models}",
+            why="its file does not say how pixels are scaled",
+            fix=f"Tell it with `--input-mean`, `--input-std` and the like, or `--card`; known are: {models}",
         )
+    if read:
+        click.echo(f"Read from {file.name}: {', '.join(f'{key} {value}' for key, value in read.items())}.")
+    how = {**read, **how}
     base = start or Card(name="new", kind=KIND, tasks=("classify",), licence=UNKNOWN)
     told = {
         **base.model_dump(exclude_defaults=True),
@@ -70,6 +78,16 @@ def _template(registry: Registry, name: str, card: Path | None, how: dict[str, A
         "input": {**base.input, **how},
     }
     return checked(Card, told, "models add")
+
+
+def _inferred(registry: Registry, file: Path, told: dict[str, Any]) -> dict[str, Any]:
+    """What the file says of how pictures are fed to it, where nothing else has."""
+    kind = registry.kinds.get(KIND)
+    try:
+        found = kind.inferred(file) if kind else {}
+    except SensoriumError:
+        return {}  # taking it in will say what is wrong
+    return {key: value for key, value in found.items() if key not in told}
 
 
 def _read(card: Path) -> Card:
@@ -89,9 +107,13 @@ class Models(click.Group):
     """`sensorium models`; what it offers is made when asked for, as options come from the kind's schema."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return ["add"]
+        return ["add", "quantize"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name == "quantize":
+            from sensorium.cli.quantize import command as quantize
+
+            return quantize
         return _add_command() if cmd_name == "add" else None
 
 
@@ -126,6 +148,7 @@ def _add_command() -> click.Command:
 
 command = Models(
     "models",
-    help="Add your own ONNX classifiers. `sensorium engines` lists all models.",
-    epilog="\b\nExample:\n  sensorium models add resnet50 resnet50.onnx",
+    help="Add your own ONNX classifiers, and make INT8 twins. `sensorium engines` lists all models.",
+    epilog="\b\nExamples:\n  sensorium models add resnet50 resnet50.onnx\n"
+    "  sensorium models quantize resnet50 --pictures photos/",
 )

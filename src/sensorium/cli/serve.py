@@ -13,6 +13,7 @@ SHOWN = (
     "host",
     "port",
     "threads",
+    "device",
     "running",
     "waiting",
     "timeout_seconds",

@@ -26,7 +26,7 @@ from sensorium.service import Sensorium, limits_of
 if TYPE_CHECKING:
     from sensorium.client import Remote
 
-TAKEN = ("model", "json", "draw", "timeout", "cache", "server", "key", "help")
+TAKEN = ("model", "json", "draw", "timeout", "cache", "device", "server", "key", "help")
 """Options that every task has, beside those of its fields."""
 
 KEY_VARIABLE = "SENSORIUM_KEY"
@@ -66,11 +66,14 @@ def _run(
     draw: Path | None = None,
     timeout: float | None,
     use_cache: bool,
+    device: str | None,
     server: str | None,
     key: str | None,
     **options: Any,
 ) -> int:
-    settings = load_settings()
+    if server and device:
+        raise click.UsageError("--device does not go with --server: it computes there, on what its own settings say.")
+    settings = load_settings(**({"device": device} if device else {}))
     fields = {**given(options), **({"model": model} if model else {})}
     tell = Json(Screen()) if as_json else ForPeople(Screen())
 
@@ -151,6 +154,11 @@ def _common_options(task: Task) -> Iterator[click.Option]:
         ["--cache/--no-cache", "use_cache"],
         default=True,
         help="Whether a remembered answer will do. [default: cache]",
+    )
+    yield click.Option(
+        ["--device"],
+        metavar="auto|cpu|cuda[:N]",
+        help="What to compute on: the processor or a graphics card. [default: the setting `device`]",
     )
     yield click.Option(
         ["--server"],

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from sensorium.engine import Call, Card, Delta, Host
 from sensorium.errors import EngineFailed, InvalidModel, SensoriumError, every_error
-from sensorium.schemas.base import Frozen, ImageInfo, Request, Result
+from sensorium.schemas.base import Frozen, ImageInfo, Meta, Request, Result
 from sensorium.schemas.examples import example_of
 
 REQUIRES: tuple[str, ...] = ()
@@ -83,4 +83,4 @@ def _error(code: str) -> type[SensoriumError]:
 def _example(request: Request, image: ImageInfo | None) -> Result:
     answer = example_of(request.answer)
     known: dict[str, Any] = {"image": image} if image and "image" in request.answer.model_fields else {}
-    return answer.model_copy(update=known)
+    return answer.model_copy(update={"meta": Meta(), **known})

@@ -34,7 +34,8 @@ class Fallback:
 
 
 def _with(result: Result, skipped: list[Skipped]) -> Result:
-    return result.stamped(skipped=tuple(skipped)) if skipped else result
+    # What the model itself had to pass over, a graphics card without memory, comes after.
+    return result.stamped(skipped=(*skipped, *result.meta.skipped)) if skipped else result
 
 
 def _all_failed(skipped: list[Skipped], last: SensoriumError) -> Unavailable:

@@ -42,8 +42,10 @@ class Loaded:
         except Exception as error:
             raise _ours(error, self._card) from error
         took = time.perf_counter() - start
-        # Not what the engine says of itself.
-        meta = UNKNOWN.altered(engine=self._card.id, seconds=took, loading_seconds=ready - start)
+        # Of what the engine says of itself, only the devices that it had to pass over.
+        meta = UNKNOWN.altered(
+            engine=self._card.id, seconds=took, loading_seconds=ready - start, skipped=result.meta.skipped
+        )
         return result.altered(meta=meta)
 
     async def load(self) -> None:

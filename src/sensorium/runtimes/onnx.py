@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import math
 import threading
 import time
@@ -14,12 +15,23 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensorium.dependencies import need
-from sensorium.errors import EngineFailed, InvalidModel, Overloaded, SensoriumError, ServiceClosed
+from sensorium.errors import (
+    DeviceUnavailable,
+    EngineFailed,
+    InvalidModel,
+    OutOfDeviceMemory,
+    Overloaded,
+    SensoriumError,
+    ServiceClosed,
+)
+from sensorium.runtimes import device as devices
 from sensorium.runtimes import onnx_file
+from sensorium.schemas.base import Skipped
 from sensorium.telemetry import TELEMETRY
 
 if TYPE_CHECKING:
@@ -27,6 +39,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Arrays = dict[str, NDArray[np.generic]]
+
+log = logging.getLogger("sensorium.device")
+
+GPU_RUNNERS = 2
+"""Runner threads of a session on a graphics card: while one waits for the card, the other hands out and gathers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +81,9 @@ class Session:
     requests of equal shapes, and a request that finds the session busy may wait `window_seconds` from its arrival for
     others to join; after a pause longer than that, one runs at once. A batch that fails is run again one by one.
 
+    On a graphics card, a batch that does not fit into its memory is halved, and so are later ones; when one request
+    alone does not fit, the session goes on on the processor, and `skipped` says so.
+
     Closed by `close`; until then its threads keep it alive.
     """
 
@@ -77,13 +97,26 @@ class Session:
         max_batch: int = 1,
         window_seconds: float = 0.0,
         many_shapes: bool = False,
+        device: str = "cpu",
+        max_batch_on_gpu: int | None = None,
     ) -> None:
         """Load the model; blocks. `many_shapes`: inputs come in many sizes, as pictures and lines of text do.
 
-        Raises InvalidModel, or MissingDependency without onnxruntime.
+        `device` is `auto`, `cpu`, `cuda` or `cuda:N`. `max_batch_on_gpu` is `max_batch` where that turns out to be a
+        graphics card, for gathering pays there.
+        Raises InvalidModel, DeviceUnavailable, or MissingDependency without onnxruntime.
         """
         self.name = name
-        self._session = _open(model, name, many_shapes)
+        self._open = partial(_open, model, name, many_shapes)
+        self._session = self._open(device)
+        self.device = devices.used_by(self._session)
+        """What it computes on: `cpu`, or `cuda:` and a number."""
+        self.skipped: tuple[Skipped, ...] = ()
+        """The graphics card that it had to leave, and why."""
+        if self.device != "cpu":
+            max_batch, runners = max_batch_on_gpu or max_batch, min(threads, GPU_RUNNERS)
+        else:
+            runners = threads
         self.inputs = _ports(self._session.get_inputs())
         self.outputs = _ports(self._session.get_outputs())
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
@@ -93,15 +126,21 @@ class Session:
         self._waiting: deque[_Item] = deque()
         self._places = threading.BoundedSemaphore(threads)
         self._change = threading.Condition()
+        self._moving = threading.Lock()
         self._closed = False
         self._run_seconds = 0.0
         self._last_run = -math.inf
         self._runners = [
-            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(threads)
+            threading.Thread(target=self._serve, name=f"{name}-{number}", daemon=True) for number in range(runners)
         ]
         self._running = False
         # Runtimes end badly when the interpreter goes away under a thread that is inside of them.
         atexit.register(self.close)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether requests may share a run: then `run` serves better than `run_here`."""
+        return self._max_batch > 1
 
     async def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
         """What the model makes of the inputs, by output name. Inputs that have a batch axis have one of size 1.
@@ -129,7 +168,7 @@ class Session:
                 raise self._closed_error()
             start = time.perf_counter()
             try:
-                outputs = dict(zip(self._names, session.run(None, inputs), strict=True))
+                outputs = self._outputs(inputs)
             except Exception as error:
                 raise self._failed(error) from error
             TELEMETRY.observe("session_run", time.perf_counter() - start, model=self.name)
@@ -244,8 +283,9 @@ class Session:
             if len(batch) == 1:
                 _fail(batch[0], error)
                 return
-            for item in batch:
-                self._answer([item])
+            size = len(batch) // 2 if isinstance(error, OutOfDeviceMemory) else 1
+            for start in range(0, len(batch), size):
+                self._answer(batch[start : start + size])
             return
         for item, answer in zip(batch, answers, strict=True):
             _settle(item, answer)
@@ -256,7 +296,9 @@ class Session:
         except Exception as error:
             raise self._failed(error) from error
 
-    def _failed(self, error: Exception) -> EngineFailed:
+    def _failed(self, error: Exception) -> SensoriumError:
+        if isinstance(error, SensoriumError):
+            return error
         # Whatever onnxruntime says, these inputs cannot run; its messages begin with tags in brackets.
         why = str(error).rpartition("] : ")[2].strip().splitlines() or [type(error).__name__]
         return EngineFailed(f"Model {self.name} failed", why=why[0])
@@ -265,7 +307,7 @@ class Session:
         import numpy as np
 
         feed = {name: np.concatenate([item.inputs[name] for item in batch]) for name in batch[0].inputs}
-        outputs = self._outputs(feed)
+        outputs = self._outputs(feed, len(batch))
         if any(len(array) != len(batch) for array in outputs.values()):
             raise ValueError("it does not give one answer for each input of a batch")
         # Copies: a view would keep its whole batch in memory.
@@ -273,8 +315,42 @@ class Session:
             {name: array[place : place + 1].copy() for name, array in outputs.items()} for place in range(len(batch))
         ]
 
-    def _outputs(self, feed: Mapping[str, NDArray[np.generic]]) -> Arrays:
-        return dict(zip(self._names, self._session.run(None, feed), strict=True))
+    def _outputs(self, feed: Mapping[str, NDArray[np.generic]], size: int = 1) -> Arrays:
+        session = self._session
+        if session is None:
+            raise self._closed_error()
+        try:
+            return dict(zip(self._names, session.run(None, feed), strict=True))
+        except Exception as error:
+            if self.device == "cpu" or not devices.is_out_of_memory(error):
+                raise
+            if size > 1:
+                raise self._halved(size) from error
+            self._leave_the_gpu(session)
+        return self._outputs(feed)
+
+    def _halved(self, size: int) -> OutOfDeviceMemory:
+        """Gather less from now on; what to raise for the batch that was too large."""
+        with self._change:
+            self._max_batch = max(1, min(self._max_batch, size // 2))
+        TELEMETRY.count("session_out_of_memory", model=self.name, device=self.device)
+        log.warning("%s: %d at once do not fit into the memory of %s; halved", self.name, size, self.device)
+        return OutOfDeviceMemory(f"Model {self.name} ran out of memory on {self.device}", why=f"{size} ran at once")
+
+    def _leave_the_gpu(self, full: Any) -> None:
+        """Go on on the processor, unless another thread has seen to it."""
+        with self._moving:
+            if self._session is not full:
+                return
+            left = self.device
+            error = OutOfDeviceMemory(
+                f"Model {self.name} ran out of memory on {left}", fix="It goes on on the processor"
+            )
+            self._session, self.device = self._open("cpu"), "cpu"
+            self._max_batch = 1
+            self.skipped = (Skipped(engine=f"{self.name} on {left}", code=error.code, message=str(error)),)
+        TELEMETRY.count("session_out_of_memory", model=self.name, device=left)
+        log.warning("%s", error)
 
     def _report(self, batch: list[_Item], start: float, end: float) -> None:
         TELEMETRY.count("session_batches", model=self.name, size=str(len(batch)))
@@ -283,7 +359,7 @@ class Session:
             TELEMETRY.observe("session_queue", start - item.arrived, model=self.name)
 
 
-def _open(model: Path | bytes, name: str, many_shapes: bool) -> Any:
+def _open(model: Path | bytes, name: str, many_shapes: bool, device: str) -> Any:
     onnxruntime = need("onnxruntime", for_what=f"run model {name}")
     if isinstance(model, Path):
         onnx_file.check(model)
@@ -296,11 +372,18 @@ def _open(model: Path | bytes, name: str, many_shapes: bool) -> Any:
     options.log_severity_level = 4  # only what is fatal: errors arrive as exceptions, and become ours
     source = str(model) if isinstance(model, Path) else model
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return devices.open_session(onnxruntime, source, options, device, many_shapes=many_shapes)
+    except DeviceUnavailable:
+        raise
     except Exception as error:
         raise InvalidModel(
             f"Model {name} cannot be loaded", why=str(error), fix="Install or export it again"
         ) from error
+
+
+def ports(model: Path) -> tuple[Port, ...]:
+    """What the model takes. Raises InvalidModel."""
+    return _ports(_open(model, model.name, many_shapes=False, device="cpu").get_inputs())
 
 
 def _ports(nodes: Sequence[Any]) -> tuple[Port, ...]:

@@ -15,8 +15,9 @@ from pydantic import Field, ValidationError, model_validator
 from sensorium.engine import Call, Card, Host, Weights
 from sensorium.errors import EngineFailed, InvalidModel
 from sensorium.media.image import Image
+from sensorium.media.pool import in_thread
 from sensorium.runtimes import weights
-from sensorium.schemas.base import Frozen, ImageInfo
+from sensorium.schemas.base import Frozen, ImageInfo, Meta
 from sensorium.schemas.classify import Classification, ClassifyRequest, Label
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ REQUIRES = ("cv2", "numpy", "onnxruntime", "PIL")
 
 LONGEST = 8
 """How much longer than wide, or wider than long, a picture may be to be resized whole by the exact path."""
+
+BATCH_ON_GPU, WINDOW_SECONDS = 16, 0.002
+"""Pictures that share a run on a graphics card, and how long one waits for others there: about as long as a run takes."""
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Divisor = Annotated[float, Field(gt=0)]
@@ -191,9 +195,17 @@ class Engine:
         self._input, quirks = read_input(self._card), _section(Quirks, self._card, "quirks")
         self._offset = int(quirks.background)
         self._labels = _labels(self._card)
-        self._prepare = Preparation(self._input)
+        self._prepare = preparation(self._card)
         path = weights.onnx_file(self._card, self._host.cache_dir)
-        session = Session(path, name=self._card.id, threads=self._host.threads, queue=self._host.queue)
+        session = Session(
+            path,
+            name=self._card.id,
+            threads=self._host.threads,
+            queue=self._host.queue,
+            window_seconds=WINDOW_SECONDS,
+            device=self._host.device,
+            max_batch_on_gpu=BATCH_ON_GPU,
+        )
         try:
             self._output = _checked(session, self._card, self._input, len(self._labels) + self._offset)
         except InvalidModel:
@@ -211,19 +223,34 @@ class Engine:
         session = self._session
         if session is None:
             raise EngineFailed(f"Model {self._card.id} is not loaded")
+        if session.gathers:
+            prepare = partial(self._prepared, request)
+            told, tensor = await request.image.image(self._prepare.at_least, exact=request.exact, then=prepare)
+            call.remaining()
+            outputs = await session.run({session.inputs[0].name: tensor})
+            return await in_thread(self._result, session, request, told, outputs)
         work = partial(self._answered, session, request, call, asyncio.current_task())
         return await request.image.image(self._prepare.at_least, exact=request.exact, then=work)
+
+    def _prepared(self, request: ClassifyRequest, image: Image) -> tuple[ImageInfo, Tensor]:
+        tensor = self._prepare.exact(image.pixels) if request.exact else self._prepare.fast(image.pixels)
+        return ImageInfo.of(image), tensor
 
     def _answered(
         self, session: Session, request: ClassifyRequest, call: Call, waiter: asyncio.Task[Any] | None, image: Image
     ) -> Classification:
         """From a decoded picture to the answer, all in the thread that decoded it."""
-        tensor = self._prepare.exact(image.pixels) if request.exact else self._prepare.fast(image.pixels)
+        told, tensor = self._prepared(request, image)
         call.remaining()
         if waiter is not None and waiter.cancelling():
             raise asyncio.CancelledError  # nobody hears it: the core is for those who still wait
-        outputs = session.run_here({session.inputs[0].name: tensor})
-        return Classification(image=ImageInfo.of(image), labels=self._named(outputs[self._output], request.top_k))
+        return self._result(session, request, told, session.run_here({session.inputs[0].name: tensor}))
+
+    def _result(
+        self, session: Session, request: ClassifyRequest, told: ImageInfo, outputs: dict[str, Tensor]
+    ) -> Classification:
+        labels = self._named(outputs[self._output], request.top_k)
+        return Classification(image=told, labels=labels, meta=Meta(skipped=session.skipped))
 
     def _named(self, output: Tensor, top_k: int) -> tuple[Label, ...]:
         if output.size != len(self._labels) + self._offset:
@@ -316,6 +343,30 @@ class Preparation:
             made = np.ascontiguousarray(made.transpose(0, 2, 3, 1))
         result: Tensor = made if spec.dtype == "float32" else made.astype(spec.dtype)
         return result
+
+
+def preparation(card: Card) -> Preparation:
+    """How pictures are fed to the model. Raises InvalidModel for a card whose `input` is wrong."""
+    return Preparation(read_input(card))
+
+
+def inferred(file: Path) -> dict[str, Any]:
+    """What the file itself tells of a card's `input`: `size`, `layout` and `dtype`, as far as its input is fixed.
+
+    Raises InvalidModel when it is no ONNX model.
+    """
+    from sensorium.runtimes.onnx import ports
+
+    inputs = ports(file)
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        return {}
+    _, *sides = inputs[0].shape
+    layout = "NHWC" if sides[2] == 3 and sides[0] != 3 else "NCHW"
+    height, width = sides[:2] if layout == "NHWC" else sides[1:]
+    told: dict[str, Any] = {"layout": layout, "dtype": inputs[0].dtype}
+    if isinstance(height, int) and isinstance(width, int):
+        told["size"] = height if height == width else (height, width)
+    return told
 
 
 def read_input(card: Card) -> Input:

@@ -22,7 +22,7 @@ from sensorium.media.image import Image
 from sensorium.media.pool import in_thread
 from sensorium.runtimes import weights
 from sensorium.runtimes.onnx import Session
-from sensorium.schemas.base import ImageInfo
+from sensorium.schemas.base import ImageInfo, Meta, Skipped
 from sensorium.schemas.read import Reading, ReadRequest, TextLine
 
 if TYPE_CHECKING:
@@ -174,13 +174,14 @@ class Engine:
         if len(found) < 2 and _may_be_one_word(page.image):
             found = await self._or_whole(page.image, found)
         sure = [line for line in found if line.score >= request.min_score]
-        return _reading(page.image, in_reading_order(sure))
+        left = tuple(skipped for session in self._sessions for skipped in session.skipped)
+        return _reading(page.image, in_reading_order(sure), left)
 
     def _open(self, part: str) -> Session:
         card = _part(self._card, part)
         path = weights.onnx_file(card, self._host.cache_dir)
         name, host = f"{card.id} {part}", self._host
-        session = Session(path, name=name, threads=host.threads, queue=host.queue, many_shapes=True)
+        session = Session(path, name=name, threads=host.threads, queue=host.queue, many_shapes=True, device=host.device)
         self._sessions.append(session)
         return session
 
@@ -466,7 +467,7 @@ def _may_be_one_word(image: Image) -> bool:
     return bool(height <= WORD_HEIGHT and WORD_SHAPE * height <= width <= LONGEST_LINE * height)
 
 
-def _reading(image: Image, lines: list[_Line]) -> Reading:
+def _reading(image: Image, lines: list[_Line], left: tuple[Skipped, ...]) -> Reading:
     across, down = image.width / image.pixels.shape[1], image.height / image.pixels.shape[0]
     return Reading(
         image=ImageInfo.of(image),
@@ -478,4 +479,5 @@ def _reading(image: Image, lines: list[_Line]) -> Reading:
             )
             for line in lines
         ),
+        meta=Meta(skipped=left),
     )
