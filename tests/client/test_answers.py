@@ -21,13 +21,14 @@ from sensorium.client import Remote, Server
 from sensorium.errors import (
     DeadlineExceeded,
     EngineFailed,
+    Forbidden,
     InputTooLarge,
     InvalidAnswer,
     InvalidInput,
-    InvalidRequest,
     Overloaded,
     SensoriumError,
     ServerUnreachable,
+    Unauthenticated,
     Unavailable,
 )
 from sensorium.media import limits
@@ -96,7 +97,8 @@ async def test_a_code_that_is_not_known_here_keeps_its_name_and_finds_the_neares
         (502, ServerUnreachable, "see whether it runs"),
         (504, ServerUnreachable, "too slow for the proxy"),
         (413, InputTooLarge, "limit of the proxy"),
-        (401, InvalidRequest, "key"),
+        (401, Unauthenticated, "key"),
+        (403, Forbidden, "operator"),
         (404, InvalidAnswer, "Check the address"),
         (301, InvalidAnswer, "redirects"),
     ],

@@ -19,7 +19,9 @@ import pytest
 import requests
 from starlette.requests import Request
 
+import sensorium
 from sensorium.config import Settings
+from sensorium.errors import Forbidden, Unauthenticated
 from sensorium.schemas.classify import ClassifyRequest
 from sensorium.server.app import guarded
 from sensorium.server.auth import Guard, asks_for_keys, make_ready
@@ -31,7 +33,7 @@ from sensorium.stores.sealing import seal_of
 from tests.keyring import kept_key, new_key
 from tests.pictures import png
 from tests.server.conftest import Server, eventually, running
-from tests.server.wire import connected, form, head
+from tests.server.wire import bitmap, connected, form, head
 
 SECRET = "the secret of tokens, which is long enough"
 
@@ -160,6 +162,18 @@ def test_a_token_is_as_good_as_a_key(keyed: Server) -> None:
         told = classify(keyed, bad, task="read")
         assert told.status_code == 401
         assert bad not in told.text
+
+
+def test_the_client_sends_its_key_and_hears_why_another_is_refused(keyed: Server, data: Path) -> None:
+    reads = kept_key(data, "client", scopes=("read",))
+    with sensorium.connect(keyed.url, reads) as server:
+        assert server.read(png()).lines is not None
+        with pytest.raises(Forbidden, match="`classify` is missing"):
+            server.classify(png())
+    with sensorium.connect(keyed.url, reads[:-1]) as server, pytest.raises(Unauthenticated, match="not known"):
+        server.read(png())
+    with sensorium.connect(keyed.url) as server, pytest.raises(Unauthenticated, match="asks for a key"):
+        server.read(bitmap(2000, 2000))
 
 
 def test_what_watchers_need_stays_open_and_the_rest_does_not(keyed: Server, data: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from sensorium import __version__, discovery
-from sensorium.errors import InvalidConfiguration, InvalidInput, SensoriumError
+from sensorium.errors import Forbidden, InvalidConfiguration, InvalidInput, SensoriumError, Unauthenticated
 
 OTHERS = {
     "engines": "sensorium.cli.engines",
@@ -29,6 +29,9 @@ OTHERS = {
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes; the last is 128 and SIGINT, as shells count."""
+
+CORRECTABLE = (InvalidInput, InvalidConfiguration, Unauthenticated, Forbidden, click.ClickException)
+"""What whoever typed the command can correct: the exit code is BAD_INPUT."""
 
 DEBUG_VARIABLE = "SENSORIUM_DEBUG"
 
@@ -105,7 +108,7 @@ class Commands(click.Group):
 
 def exit_code(error: BaseException) -> int:
     """2 for what the caller can correct, 1 for the rest."""
-    return BAD_INPUT if isinstance(error, (InvalidInput, InvalidConfiguration, click.ClickException)) else FAILED
+    return BAD_INPUT if isinstance(error, CORRECTABLE) else FAILED
 
 
 def _told(run: Callable[[], Any], *, debug: bool) -> int:

@@ -25,10 +25,10 @@ SENT_UNASKED = 2**20
 the middle, and the reason could be lost."""
 
 NEAREST: dict[int, type[SensoriumError]] = {
-    404: errors.InvalidRequest,
-    408: errors.UploadIncomplete,
     401: errors.Unauthenticated,
     403: errors.Forbidden,
+    404: errors.InvalidRequest,
+    408: errors.UploadIncomplete,
     413: errors.InputTooLarge,
     415: errors.UnsupportedMedia,
     429: Overloaded,
