@@ -59,7 +59,8 @@ layout = "NCHW"                 # or "NHWC"
 activation = "softmax"          # what makes scores of the output: "softmax", "sigmoid", or "none"
 ```
 
-Weights whose checksum is not the card's are refused. Versions live side by side; `flowers@2` names one.
+Weights whose checksum is not the card's are refused. Versions live side by side: `flowers@2` names one, `flowers` means the
+highest. A running server [changes over](reload.md) to what is put into the folder.
 
 `sensorium models quantize flowers --pictures photos/` makes a quicker, smaller twin: [INT8 models](quantize.md).
 """

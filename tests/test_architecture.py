@@ -20,6 +20,7 @@ LEVELS = [
     {"server"},
     {"server.facades"},
     {"service"},
+    {"models"},
     {"config", "registry"},
     {"tasks", "engines", "layers"},
     {"runtimes", "stores"},

@@ -7,7 +7,7 @@ import pytest
 
 from sensorium.engine import Host
 from sensorium.errors import InvalidModel, MissingDependency
-from sensorium.registry import Registry
+from sensorium.registry import Registry, version_order
 
 CARD = """
 name = "{name}"
@@ -36,19 +36,51 @@ def test_a_users_card_goes_before_a_known_one_of_the_same_name_and_version(tmp_p
     assert [card.id for card in registry.cards].count("fake@1") == 1
 
 
-def test_versions_live_side_by_side_and_the_first_is_meant_unless_one_is_named(tmp_path: Path) -> None:
-    write(tmp_path / "1", "mine")
-    write(tmp_path / "2", "mine", more='version = "2"')
-    registry = Registry(tmp_path)
-    assert registry.card("mine@2", "classify").version == "2"
-    assert {card.id for card in registry.cards} >= {"mine@1", "mine@2"}
+def test_versions_live_side_by_side_and_the_highest_is_meant_unless_one_is_named_or_pinned(tmp_path: Path) -> None:
+    for version in ("2", "10", "9.1"):
+        write(tmp_path / version, "mine", more=f'version = "{version}"')
+    assert Registry(tmp_path).card("mine", "classify").version == "10"
+    assert Registry(tmp_path).card("Mine@2", "classify").version == "2"
+    pinned = Registry(tmp_path, pinned=["mine@9.1", "mine@2"])
+    assert pinned.card("mine", "classify").version == "9.1"
+    assert pinned.card("mine@10", "classify").version == "10"
+    assert {card.id for card in pinned.cards} >= {"mine@2", "mine@10", "mine@9.1"}
 
 
-def test_weights_of_a_users_model_need_a_checksum(tmp_path: Path) -> None:
-    write(tmp_path, "mine", more='[weights]\nfile = "mine.onnx"')
+def test_versions_are_compared_as_people_read_them() -> None:
+    rising = ["0.9", "1", "1.0-rc1", "1.0-rc2", "1.0", "1.0-int8", "1.0.1", "v1.2", "1.10", "2-beta", "2", "2024-11-01"]
+    assert sorted(set(rising), key=version_order) == rising
+
+
+def test_a_users_own_version_goes_before_a_known_one_of_any_version(tmp_path: Path) -> None:
+    write(tmp_path, "fake", more='version = "0.1"')
+    assert Registry(tmp_path).card("fake", "classify").version == "0.1"
+
+
+@pytest.mark.parametrize("text", ['name = "mine"', 'name = "mine"\nkind = ', "\xff"])
+def test_a_model_with_a_broken_card_is_told_so_by_name_and_others_are_not_touched(tmp_path: Path, text: str) -> None:
+    write(tmp_path, "other")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "card.toml").write_bytes(text.encode("latin-1"))
     registry = Registry(tmp_path)
-    assert not [card for card in registry.cards if card.name == "mine"]
-    assert [str(problem) for problem in registry.problems if "sha256" in str(problem)]
+    with pytest.raises(InvalidModel, match=r"card\.toml"):
+        registry.card("mine", "classify")
+    assert registry.card("other", "classify").name == "other"
+
+
+def test_a_second_look_finds_what_has_changed_and_keeps_the_rest(tmp_path: Path) -> None:
+    write(tmp_path, "one", more='[weights]\nfile = "one.onnx"')
+    write(tmp_path, "two")
+    registry = Registry(tmp_path)
+    first = registry.look({})
+    second = registry.look(first)
+    assert all(second[path] is first[path] for path in first)
+    (tmp_path / "one.onnx").write_bytes(b"weights")
+    third = registry.look(second)
+    assert third[tmp_path / "one.toml"].stands != second[tmp_path / "one.toml"].stands
+    assert third[tmp_path / "two.toml"] is second[tmp_path / "two.toml"]
+    write(tmp_path, "two", more='origin = "elsewhere"')
+    assert registry.look(third)[tmp_path / "two.toml"].card != third[tmp_path / "two.toml"].card
 
 
 @pytest.mark.parametrize("text", ["name = ", "\xff\xfe", 'name = "Not Allowed"', 'name = "x"'])

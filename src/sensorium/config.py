@@ -44,7 +44,14 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path("sensorium"))
     """Where built graphs and, if wanted, remembered answers are kept. Safe to delete."""
     models: dict[str, list[str]] = {}
-    """For each task, the models to ask, best first; the next is asked when one fails. Absent: the task's own default."""
+    """For each task, the models to ask, best first; the next is asked when one fails. Absent: the task's own default. A
+    name with a version, such as `flowers@2`, also pins that version wherever the name stands alone; else the highest is meant."""
+    preload: list[str] = []
+    """Models that the server loads and tries before it says that it is ready; all others load at their first request."""
+    unload_after_seconds: float = Field(default=0.0, ge=0)
+    """After how long without a request a model is taken out of memory, until the next request; 0: never."""
+    watch_seconds: float = Field(default=1.0, ge=0)
+    """How often the server looks into the models folder for new, changed and removed models; 0: only when it is told to."""
 
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     """How many cores to compute on."""

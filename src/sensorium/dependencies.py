@@ -27,7 +27,10 @@ def need(module: str, *, for_what: str) -> ModuleType:
 
 def is_installed(module: str) -> bool:
     """Whether the module can be found, without importing it."""
-    return importlib.util.find_spec(module.partition(".")[0]) is not None
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is not None
+    except ValueError:  # another thread is importing it just now: cv2 stands without a spec for a while
+        return True
 
 
 def install_command(module: str) -> str:

@@ -23,6 +23,7 @@
     │   ├── InvalidModel         weights or a card that cannot be used
     │   ├── DeviceUnavailable    no such graphics card, or nothing that can use it
     │   ├── OutOfDeviceMemory    the graphics card has too little memory
+    │   ├── ReloadFailed         a model's new version cannot be used; what was there goes on
     │   ├── Overloaded           more work than the queues hold
     │   │   └── RateLimited      more requests in a minute than the key allows
     │   ├── DeadlineExceeded     the answer was not ready in time
@@ -227,6 +228,13 @@ class OutOfDeviceMemory(Unavailable):
     code = "out_of_device_memory"
     retryable = True
     remedy = "Free memory of the graphics card, choose another by `device`, or use a smaller model."
+
+
+class ReloadFailed(Unavailable):
+    """A model's new version, or its files as they are now, cannot be used; what answered before goes on."""
+
+    code = "reload_failed"
+    remedy = "Correct what the message names, then reload again; a server that watches the folder does so by itself."
 
 
 class Overloaded(Unavailable):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -16,9 +15,8 @@ from typing import Any
 from sensorium.engine import Call, Card, Host, Weights
 from sensorium.errors import EngineFailed, FileMissing, InvalidConfiguration, InvalidModel, InvalidRequest
 from sensorium.media.pool import in_thread
-from sensorium.media.source import Source
+from sensorium.models import trial
 from sensorium.registry import Registry, read_card
-from sensorium.schemas.classify import ClassifyRequest
 
 CARD = "card.toml"
 PIECE = 1 << 20
@@ -121,7 +119,8 @@ async def _seen_to_work(registry: Registry, host: Host, card: Card, file: Path) 
     try:
         await in_thread(engine.load)
         try:
-            await engine.run(ClassifyRequest(image=_grey_picture()), Call())
+            if request := trial(registry, card):
+                await engine.run(request, Call())
         finally:
             await in_thread(engine.close)
     except (InvalidModel, EngineFailed) as error:
@@ -130,14 +129,6 @@ async def _seen_to_work(registry: Registry, host: Host, card: Card, file: Path) 
             why=str(error),
             fix="`sensorium models add --help` lists what can be told about it",
         ) from error
-
-
-def _grey_picture() -> Source:
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.linear_gradient("L").save(out, "PNG")
-    return Source.of(out.getvalue())
 
 
 def _put(path: Path, content: bytes) -> None:

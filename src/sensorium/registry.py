@@ -7,9 +7,13 @@ broken is left out and told under `problems`, so that one bad card or plug-in sp
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
+import math
+import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +31,9 @@ from sensorium.schemas.base import Request, Result, wrong_fields
 
 LARGEST_CARD = 1_000_000
 """Bytes; a card has some hundred."""
+
+TRIES = {"dev", "a", "alpha", "b", "beta", "c", "pre", "preview", "rc"}
+"""Words in a version that come before its end, as in 2.0-rc1; others, as in 2.0-int8, come after."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +53,83 @@ class Task:
         return self.request.answer
 
 
-class Registry:
-    """All that can be asked, and all that can answer."""
+@dataclass(frozen=True)
+class Found:
+    """A card in the models folder, as it and its files stand there."""
 
-    def __init__(self, models_dir: Path | None = None) -> None:
+    path: Path
+    name: str
+    """The model that it is a card of; of one that cannot be read, what it was before, or what its place says."""
+    stands: tuple[tuple[str, weights.Stand], ...]
+    """How the card and each file that it names stand on the disk."""
+    card: Card | None = None
+    problem: SensoriumError | None = None
+    """What is wrong with what stands there now. Together with a card: the card is of what stood there before."""
+    passed_over: bool = False
+    """Whether only those who name its version get it: it was tried and did not work, and an older one does."""
+
+
+class Catalogue:
+    """The models at one moment."""
+
+    def __init__(self, found: Mapping[Path, Found], known: Iterable[Card], pinned: Collection[str]) -> None:
+        self.found, self._known, self._pinned = found, tuple(known), [name.lower() for name in pinned]
+        own = [one for one in found.values() if one.card]
+        self._own = {one.card.id: one for one in reversed(own) if one.card}
+        by_id: dict[str, Card] = {}
+        for card in (*(one.card for one in own if one.card), *self._known):
+            by_id.setdefault(card.id, card)
+        self.cards = tuple(by_id.values())
+
+    def changed(self, found: Mapping[Path, Found]) -> Catalogue:
+        """The same with other cards in the models folder."""
+        return Catalogue(found, self._known, self._pinned)
+
+    def of(self, name: str, task: str | None = None) -> Card | None:
+        """The model that a name, or name@version, stands for; capitals do not matter.
+
+        Of several versions it is the pinned one, else the highest; those of the models folder go before known ones.
+        """
+        cards = [card for card in self.cards if task is None or card.does(task)]
+        matching = [card for card in cards if name.lower() in _names(card)]
+        return max(matching, key=self._rank, default=None)
+
+    def place(self, card: Card) -> Found | None:
+        """Where a model of the models folder stands."""
+        return self._own.get(card.id) if card.folder is not None else None
+
+    def is_pinned(self, card: Card) -> bool:
+        """Whether the settings name this very version."""
+        return card.id.lower() in self._pinned
+
+    def content(self, card: Card) -> str:
+        """What tells a model from another of the same name and version: id and checksum of card and files."""
+        place = self.place(card)
+        told = f"{card.model_dump_json()} {place.stands if place else ()}"
+        return f"{card.id}#{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+    def trouble(self, name: str) -> SensoriumError | None:
+        """What is wrong with the card of a model of that name that cannot be read."""
+        plain = name.lower().partition("@")[0]
+        return next((one.problem for one in self.found.values() if one.name == plain and not one.card), None)
+
+    def _rank(self, card: Card) -> tuple[Any, ...]:
+        place = self.place(card)
+        pinned = -self._pinned.index(card.id.lower()) if self.is_pinned(card) else -math.inf
+        return pinned, card.folder is not None, not (place and place.passed_over), version_order(card.version)
+
+
+class Registry:
+    """All that can be asked, and all that can answer.
+
+    `pinned` are the models, as name@version, that are meant when their name stands alone.
+    """
+
+    def __init__(self, models_dir: Path | None = None, pinned: Collection[str] = ()) -> None:
         self.models_dir = models_dir
-        self.problems: list[SensoriumError] = []
         self._tasks: dict[str, Task] = {}
+        self._pinned = pinned
+        self._broken_kinds: list[SensoriumError] = []
 
     def task(self, name: str) -> Task:
         """Raises UnknownTask, naming the near ones."""
@@ -79,27 +156,44 @@ class Registry:
         return modules
 
     @cached_property
+    def catalogue(self) -> Catalogue:
+        """The models in force. Set it to change over to others, at once; what was handed out stays as it was."""
+        known = [card for module in self.kinds.values() for card in module.CARDS]
+        return Catalogue(self.look({}), known, self._pinned)
+
+    @property
     def cards(self) -> tuple[Card, ...]:
         """Every model, those of the models folder first: they go before known ones of the same name."""
-        known = [card for module in self.kinds.values() for card in module.CARDS]
-        by_id: dict[str, Card] = {}
-        for card in [*self._own_cards(), *known]:
-            by_id.setdefault(card.id, card)
-        return tuple(by_id.values())
+        return self.catalogue.cards
+
+    @property
+    def problems(self) -> list[SensoriumError]:
+        """What is broken, and so left out."""
+        wrong = [found.problem for found in self.catalogue.found.values() if found.problem]
+        return [*self._broken_kinds, *wrong]
 
     def card(self, name: str, task: str) -> Card:
         """The model of that name, or name@version, that does the task; capitals do not matter.
 
-        Raises UnknownModel, naming the near ones.
+        Raises UnknownModel, naming the near ones, and InvalidModel when the model's card is broken.
         """
-        able = [card for card in self.cards if card.does(task)]
-        for card in able:
-            if name.lower() in _names(card):
-                return card
-        names = [card.name for card in able]
-        if any(name.lower() in _names(card) for card in self.cards):
+        catalogue = self.catalogue
+        card = catalogue.of(name, task)
+        if card is not None:
+            return card
+        if (trouble := catalogue.trouble(name)) is not None:
+            raise trouble
+        names = list(dict.fromkeys(card.name for card in catalogue.cards if card.does(task)))
+        if catalogue.of(name) is not None:
             raise UnknownModel(f"Model {name!r} does not {task}", fix=f"Those that do: {', '.join(names)}")
         raise UnknownModel(f"There is no model {name!r} for {task}", fix=_near(name, names))
+
+    def look(self, before: Mapping[Path, Found]) -> dict[Path, Found]:
+        """The cards in the models folder now; those that stand as they did before are the same objects. Blocks."""
+        if self.models_dir is None or not self.models_dir.is_dir():
+            return {}
+        paths = sorted(self.models_dir.rglob("*.toml"))
+        return {path: _found(path, self.models_dir, before.get(path)) for path in paths}
 
     def engine(self, card: Card, host: Host) -> Any:
         """A new engine for the model, not loaded yet.
@@ -149,44 +243,73 @@ class Registry:
         try:
             return importlib.import_module(place)
         except Exception as error:  # noqa: BLE001 - a plug-in may fail in any way
-            self.problems.append(
+            self._broken_kinds.append(
                 InvalidModel(f"Engine kind {name!r} cannot be imported", why=f"{type(error).__name__}: {error}")
             )
             return None
 
-    def _own_cards(self) -> Iterator[Card]:
-        if self.models_dir is None or not self.models_dir.is_dir():
-            return
-        for path in sorted(self.models_dir.rglob("*.toml")):
-            try:
-                yield read_card(path)
-            except SensoriumError as error:
-                self.problems.append(error)
+
+def version_order(version: str) -> tuple[Any, ...]:
+    """What versions are compared by: numbers as numbers, and words of a first try, such as rc, before its end."""
+    words = re.findall(r"[0-9]+|[a-z]+", re.sub(r"^v(?=[0-9])", "", version.lower()))
+    parts = [(3, int(word), "") if word.isdigit() else (0 if word in TRIES else 2, 0, word) for word in words]
+    return *parts, (1, 0, ""), version
 
 
-def read_card(path: Path) -> Card:
-    """The card in a TOML file of the models folder.
+def read_card(path: Path, called: Path | None = None) -> Card:
+    """The card in a TOML file of the models folder; errors name it by its path, unless it is `called` otherwise.
 
     Raises InvalidModel, saying what is wrong with it.
     """
+    called = called or path
     try:
-        card = Card.model_validate({**tomllib.loads(_text_of(path)), "folder": path.parent})
+        return Card.model_validate({**tomllib.loads(_text_of(path)), "folder": path.parent})
     except ValidationError as error:
-        raise InvalidModel(f"The card {path} is wrong", why=wrong_fields(error, Card)) from error
-    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidModel(f"The card {path} cannot be read", why=str(error)) from error
-    if card.weights and card.weights.package is None and card.weights.sha256 is None:
-        raise InvalidModel(
-            f"The card {path} is wrong", why="`weights.sha256` is missing", fix="Write the file's checksum there"
-        )
-    return card
+        raise InvalidModel(f"The card {called} is wrong", why=wrong_fields(error, Card)) from error
+    except OSError as error:
+        raise InvalidModel(f"The card {called} cannot be read", why=error.strerror or "it is gone") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidModel(f"The card {called} cannot be read", why=str(error)) from error
+
+
+def _found(path: Path, models_dir: Path, before: Found | None) -> Found:
+    """The card at a path; the very one of before when neither it nor its files have changed."""
+    if before is not None and untouched(before):
+        return before
+    stands = _stands(path, [])
+    try:
+        card = read_card(path, path.relative_to(models_dir))  # clients hear of it, and need not know where it is
+    except SensoriumError as error:
+        return Found(path, _claimed_name(path, before), stands, problem=error)
+    # The card as it stood before it was read: what is written meanwhile is seen the next time.
+    return Found(path, card.name, (*stands, *_stands(path, weights.files(card))[1:]), card)
+
+
+def untouched(found: Found) -> bool:
+    """Whether the card and its files still stand as they did. Blocks."""
+    return _stands(found.path, [name for name, _ in found.stands[1:]]) == found.stands
+
+
+def _stands(path: Path, names: Iterable[str]) -> tuple[tuple[str, weights.Stand], ...]:
+    return tuple((name, weights.stand(path.parent / name)) for name in (path.name, *names))
+
+
+def _claimed_name(path: Path, before: Found | None) -> str:
+    """The name of the model whose card cannot be used."""
+    with suppress(OSError, ValueError, RecursionError):  # TOMLDecodeError is a ValueError
+        told = tomllib.loads(_text_of(path)).get("name")
+        if isinstance(told, str):
+            return told.lower()
+    if before is not None:
+        return before.name
+    return (path.parent.name if path.stem == "card" else path.stem).lower()
 
 
 def _text_of(path: Path) -> str:
     if not path.is_file():  # opening a pipe would wait for ever
-        raise InvalidModel(f"The card {path} cannot be read", why="it is no regular file")
+        raise ValueError("it is no regular file")
     if path.stat().st_size > LARGEST_CARD:
-        raise InvalidModel(f"The card {path} cannot be read", why=f"it has over {LARGEST_CARD:,} bytes")
+        raise ValueError(f"it has over {LARGEST_CARD:,} bytes")
     return path.read_text(encoding="utf-8")
 
 

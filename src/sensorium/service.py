@@ -23,6 +23,7 @@ from sensorium.layers import stack
 from sensorium.layers.loaded import Loaded
 from sensorium.lists import Outcome, in_order, outcome_of
 from sensorium.media import limits
+from sensorium.models import Models
 from sensorium.registry import Registry, Task
 from sensorium.schemas.base import Request, Result
 from sensorium.stores import Store
@@ -42,12 +43,18 @@ class Sensorium:
     def __init__(self, settings: Settings | None = None, registry: Registry | None = None) -> None:
         self.settings = settings or load_settings()
         _check_tasks(self.settings)
-        self.registry = registry or Registry(self.settings.models_dir)
+        self.registry = registry or Registry(self.settings.models_dir, pinned=_pinned(self.settings))
         self.store = _store(self.settings)
-        self._host = Host(cache_dir=self.settings.cache_dir, threads=self.settings.threads, device=self.settings.device)
+        self.models = Models(
+            self.registry,
+            Host(cache_dir=self.settings.cache_dir, threads=self.settings.threads, device=self.settings.device),
+            self._behind_layers,
+            changed=self._forget_stacks,
+            idle_seconds=self.settings.unload_after_seconds,
+        )
         self._limits = limits_of(self.settings)
-        self._loaded: dict[str, Loaded] = {}
-        self._models: dict[str, stack.AnyEngine] = {}
+        self._preloading: asyncio.Task[None] | None = None
+        self._keepers: list[asyncio.Task[None]] = []
         self._stacks: dict[tuple[str, str | None], stack.AnyEngine] = {}
         self._closed = False
         self._rates = _rates(self.settings)
@@ -95,14 +102,25 @@ class Sensorium:
         """The answer's parts as they come, and then the whole of it."""
         return Stream(self, request, buffer, patience, how)
 
-    def loaded(self, card: Card) -> bool:
-        """Whether the model is in memory."""
-        return card.id in self._loaded and self._loaded[card.id].ready
+    def start(self) -> None:
+        """For servers: load what the settings name under `preload`, and watch the models folder from now on."""
+        self._preloading = asyncio.create_task(self.models.preload(self.settings.preload))
+        self._keepers = [self._preloading]
+        if self.settings.watch_seconds > 0:
+            self._keepers.append(asyncio.create_task(self.models.watch(self.settings.watch_seconds)))
+
+    @property
+    def preloaded(self) -> bool:
+        """Whether all that `preload` names has been loaded, or could not be."""
+        return self._preloading is None or self._preloading.done()
 
     async def aclose(self) -> None:
         """Give models, threads and files back. What still runs ends with ServiceClosed."""
         self._closed = True
-        await asyncio.gather(*(loaded.close() for loaded in self._loaded.values()))
+        for task in self._keepers:
+            task.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await self.models.close()
         await self._rates.close()
         if self.store:
             await self.store.close()
@@ -146,14 +164,14 @@ class Sensorium:
 
     def _build(self, task: Task, cards: list[Card]) -> stack.AnyEngine:
         if cards:
-            return stack.for_task([(card.id, self._model(card)) for card in cards], TELEMETRY)
+            return stack.for_task([(card.id, self.models.engine(card)) for card in cards], TELEMETRY)
         return stack.for_composed(_Composed(task.run), TELEMETRY)
 
-    def _model(self, card: Card) -> stack.AnyEngine:
-        if card.id not in self._models:
-            loaded = self._loaded[card.id] = Loaded(self.registry.engine(card, self._host), card)
-            self._models[card.id] = stack.for_model(loaded, card, self.store, self.settings.cache_seconds, TELEMETRY)
-        return self._models[card.id]
+    def _behind_layers(self, loaded: Loaded, content: str) -> stack.AnyEngine:
+        return stack.for_model(loaded, content, self.store, self.settings.cache_seconds, TELEMETRY)
+
+    def _forget_stacks(self) -> None:
+        self._stacks = {}
 
 
 class Stream:
@@ -240,6 +258,11 @@ def _check_tasks(settings: Settings) -> None:
                 f"The setting `models` names a task {name!r} that does not exist",
                 fix=f"There are: {', '.join(sorted(known))}",
             )
+
+
+def _pinned(settings: Settings) -> list[str]:
+    """The models that the settings name with their version."""
+    return [name for named in settings.models.values() for name in named if "@" in name]
 
 
 def _store(settings: Settings) -> Store | None:

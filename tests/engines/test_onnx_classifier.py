@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,7 @@ def own(folder: Path, model: bytes, names: str = "red\ngreen\nblue\n", **changes
         "kind": "onnx_classifier",
         "tasks": ("classify",),
         "licence": "MIT",
-        "weights": Weights(file="own.onnx"),
+        "weights": Weights(file="own.onnx", sha256=hashlib.sha256(model).hexdigest()),
         "input": {"size": 8, "scale": 1 / 255, "activation": "none"},
         "labels": "own.txt",
         "folder": folder,

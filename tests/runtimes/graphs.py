@@ -97,3 +97,26 @@ def convolutional(*, opset: int = 13, softmax: bool = False, named: bool = True)
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     return bytes(made.SerializeToString())
+
+
+def always(place: int, *, side: int = 8, ballast: int = 0) -> bytes:
+    """A classifier of three classes that is sure of one, whatever it sees; `ballast` MiB of weights change nothing."""
+    sure = np.zeros((1, 3), np.float32)
+    sure[0, place] = 9
+    width = max(1, ballast * 2**20 // 24)
+    random = np.random.default_rng(place).standard_normal
+    nodes = [
+        helper.make_node("ReduceMean", ["input"], ["means"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["means", "out"], ["wide"]),
+        helper.make_node("MatMul", ["wide", "back"], ["narrow"]),
+        helper.make_node("Mul", ["narrow", "nothing"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "sure"], ["scores"]),
+    ]
+    constants = {
+        "out": random((3, width), np.float32),
+        "back": random((width, 3), np.float32),
+        "nothing": np.zeros(1, np.float32),
+        "sure": sure,
+    }
+    made = model(nodes, {"input": (TensorProto.FLOAT, ["n", 3, side, side])}, {"scores": ["n", 3]}, **constants)
+    return bytes(made.SerializeToString())

@@ -322,3 +322,26 @@ def test_a_run_in_the_callers_thread_fails_as_any_other(opened: Opened) -> None:
     session.close()
     with pytest.raises(ServiceClosed):
         session.run_here(place(1))
+
+
+def test_closing_waits_for_those_who_run_in_threads_of_their_own(opened: Opened) -> None:
+    session, held = opened.hold(threads=2)
+    answers: list[float] = []
+    callers = [
+        threading.Thread(target=lambda: answers.append(session.run_here(place(3))["value"].item())) for _ in range(2)
+    ]
+    for caller in callers:
+        caller.start()
+    for _ in callers:
+        assert held.entered.acquire(timeout=20)
+    closing = [threading.Thread(target=session.close) for _ in range(2)]
+    for closer in closing:
+        closer.start()
+    closing[0].join(0.1)
+    assert all(closer.is_alive() for closer in closing)
+    held.open.set()
+    for thread in (*closing, *callers):
+        thread.join(20)
+    assert answers == [1, 1]
+    with pytest.raises(ServiceClosed):
+        session.run_here(place(1))

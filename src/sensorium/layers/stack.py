@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sensorium.engine import Card, Engine
+from sensorium.engine import Engine
 from sensorium.layers.admission import Admission
 from sensorium.layers.cache import Cache
 from sensorium.layers.fallback import Fallback
@@ -27,9 +27,9 @@ from sensorium.telemetry import Telemetry
 AnyEngine = Engine[Request, Result]
 
 
-def for_model(loaded: Loaded, card: Card, store: Store | None, seconds: float, telemetry: Telemetry) -> AnyEngine:
-    """One model behind its own layers; no store, no cache."""
-    return loaded if store is None else Cache(loaded, store, card.id, seconds, telemetry)
+def for_model(loaded: Loaded, content: str, store: Store | None, seconds: float, telemetry: Telemetry) -> AnyEngine:
+    """One model behind its own layers; no store, no cache. `content` tells it from others of the same name."""
+    return loaded if store is None else Cache(loaded, store, content, seconds, telemetry)
 
 
 def for_task(models: Sequence[tuple[str, AnyEngine]], telemetry: Telemetry) -> AnyEngine:

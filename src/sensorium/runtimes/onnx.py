@@ -124,10 +124,12 @@ class Session:
         self._queue, self._window = queue, window_seconds
         self._max_batch = max_batch if all(_batches(port) for port in (*self.inputs, *self.outputs)) else 1
         self._waiting: deque[_Item] = deque()
+        self._most_callers = threads
         self._places = threading.BoundedSemaphore(threads)
         self._change = threading.Condition()
         self._moving = threading.Lock()
         self._closed = False
+        self._closing = threading.Lock()
         self._run_seconds = 0.0
         self._last_run = -math.inf
         self._runners = [
@@ -186,7 +188,11 @@ class Session:
             _fail(item, self._closed_error())
         for thread in self._runners if self._running else ():
             thread.join()
-        self._session = None
+        with self._closing:
+            for _ in range(self._most_callers):  # those who run in threads of their own
+                self._places.acquire()
+            self._session = None
+            self._places.release(self._most_callers)
         atexit.unregister(self.close)
 
     def _enter(self, item: _Item) -> None:

@@ -8,13 +8,21 @@ import importlib.util
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 from sensorium.engine import Card, Weights
 from sensorium.errors import InvalidConfiguration, InvalidModel, ModelNotInstalled, SensoriumError
+
+SETTLED_SECONDS = 1.0
+"""How long a file must have stood unchanged to be taken for whole, where no checksum says so: whoever copies, writes
+many times a second."""
+
+Stand = tuple[int, ...] | None
+"""What changes when a file does: size, times and place on the disk, in that order; None where there is no file."""
 
 
 def locate(card: Card) -> Path:
@@ -53,6 +61,8 @@ def onnx_file(card: Card, cache_dir: Path) -> Path:
     Raises ModelNotInstalled and InvalidModel, the latter also for weights that are not those of the card's checksum.
     """
     path, weights = locate(card), _weights(card)
+    if weights.sha256 is None and weights.package is None:
+        _settled(path)
     checksum = verified(path, card)
     if weights.builder is None:
         return path
@@ -77,6 +87,24 @@ def verified(path: Path, card: Card) -> str:
     return found
 
 
+def files(card: Card) -> tuple[str, ...]:
+    """The files beside the card that the model consists of, as the card names them; whether they are there or not."""
+    parts = [part for part in card.input.values() if isinstance(part, Mapping)]
+    carried = card.weights is not None and card.weights.package is not None
+    named = [card.weights.file if card.weights else None, *(part.get("file") for part in parts)]
+    labels = [] if card.labels in (None, "imagenet") else [card.labels]
+    return tuple(name for name in [*([] if carried else named), *labels] if isinstance(name, str))
+
+
+def stand(path: Path) -> Stand:
+    """How a file stands on the disk: equal at two moments means that nobody wrote between them."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
 def inside(folder: Path, file: str, *, may_link: bool = False) -> Path:
     """The path of a file named with forward slashes, which must lie in the folder.
 
@@ -90,6 +118,20 @@ def inside(folder: Path, file: str, *, may_link: bool = False) -> Path:
     if not (may_link or path.resolve().is_relative_to(folder.resolve())):
         raise _leads_out(file)
     return path
+
+
+def _settled(path: Path) -> None:
+    """Blocks for a moment when the file is new. Raises InvalidModel when it is still being written."""
+    before = stand(path)
+    if before is None or before[1] / 1e9 + SETTLED_SECONDS <= time.time():
+        return
+    time.sleep(SETTLED_SECONDS)
+    if stand(path) != before:
+        raise InvalidModel(
+            f"{path.name} cannot be used yet",
+            why="it is still being written",
+            fix="Wait until it is whole; with `weights.sha256` on the card, only the right file is ever taken",
+        )
 
 
 def _leads_out(file: str) -> InvalidModel:

@@ -23,7 +23,7 @@ from sensorium.config import Settings, load_settings
 from sensorium.engine import OPERATING, Caller
 from sensorium.errors import SensoriumError
 from sensorium.registry import Registry, Task
-from sensorium.server import openapi, ui
+from sensorium.server import models, openapi, ui
 from sensorium.server.access import Access
 from sensorium.server.auth import asks_for_keys
 from sensorium.server.door import CALLER, ROUTE, TRACE, Door, House, head_of
@@ -130,23 +130,28 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
     async def live(request: Request) -> Reply:  # noqa: ARG001
         return Reply(200, b'{"status":"live"}')
 
-    async def ready(request: Request) -> Reply:
-        try:
-            usable, told = await asyncio.to_thread(readiness, house.inside[0])
-        except SensoriumError as error:
-            return native.refuse(error, request.scope[TRACE])
+    async def ready(request: Request) -> Reply:  # noqa: ARG001
+        usable, told = await asyncio.to_thread(readiness, house.inside[0])
         return Reply(200 if usable else 503, to_json(told))
 
+    async def listed(request: Request) -> Reply:  # noqa: ARG001
+        return await models.listed(house.inside[0])
+
+    async def reloaded(request: Request) -> Reply:
+        return await models.reloaded(house.inside[0], request.path_params["name"], request.scope[TRACE])
+
     async def unknown_task(request: Request) -> Reply:
-        try:
-            Registry().task(request.path_params["task"])
-        except SensoriumError as error:
-            return native.refuse(error, request.scope[TRACE])
+        Registry().task(request.path_params["task"])
         raise HTTPException(405)
 
-    who = guarded(house, who)
-    pages = {"/": index, "/v1/caller": who, "/openapi.json": document, "/health/live": live, "/health/ready": ready}
-    return [_page(path, answer) for path, answer in pages.items()] + [_page("/v1/{task}", unknown_task, "POST")]
+    pages = {"/": index, "/openapi.json": document, "/health/live": live, "/health/ready": ready}
+    return [
+        *(_page(path, answer) for path, answer in pages.items()),
+        _page("/v1/caller", guarded(house, who)),
+        _page(models.LIST, guarded(house, listed)),
+        _page(models.RELOAD, guarded(house, reloaded, "admin"), "POST"),
+        _page("/v1/{task}", unknown_task, "POST"),
+    ]
 
 
 def guarded(house: House, answer: Any, *scopes: str) -> Any:
@@ -172,7 +177,10 @@ def guarded(house: House, answer: Any, *scopes: str) -> Any:
 def _page(path: str, answer: Any, method: str = "GET") -> Route:
     async def endpoint(request: Request) -> Response:
         request.scope[ROUTE] = path
-        return _response(await answer(request))
+        try:
+            return _response(await answer(request))
+        except SensoriumError as error:
+            return _response(native.refuse(error, request.scope[TRACE]))
 
     return Route(path, endpoint, methods=[method])
 

@@ -50,7 +50,9 @@ class House:
         if asks_for_keys(self.settings):
             self._guard = Guard(self.settings)
             await self._guard.open()
-        self._inside = Sensorium(self.settings), await asyncio.to_thread(Spool)
+        service = Sensorium(self.settings)
+        self._inside = service, await asyncio.to_thread(Spool)
+        service.start()
 
     async def close(self) -> None:
         (service, spool), self._inside = self.inside, None

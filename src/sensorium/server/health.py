@@ -10,9 +10,12 @@ from sensorium.service import Sensorium
 
 
 def readiness(service: Sensorium) -> tuple[bool, dict[str, Any]]:
-    """Whether any task can be answered, and the state of each task's preferred models."""
+    """Whether any task can be answered and all is loaded that should be first, and the state of each task's preferred
+    models."""
     tasks = {task.name: _models(service, task) for task in service.registry.tasks}
-    usable = any(state in ("loaded", "ready") for models in tasks.values() for state in models.values())
+    usable = service.preloaded and any(
+        state in ("loaded", "ready") for found in tasks.values() for state in found.values()
+    )
     return usable, {"status": "ready" if usable else "not ready", "tasks": tasks}
 
 
@@ -28,4 +31,4 @@ def _state(service: Sensorium, task: Task, name: str) -> tuple[str, str]:
         card = service.registry.card(name, task.name)
     except SensoriumError as error:
         return name, str(error)
-    return card.id, "loaded" if service.loaded(card) else service.registry.state(card)
+    return card.id, "loaded" if service.models.ready(card) else service.registry.state(card)

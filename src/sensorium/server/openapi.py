@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 import sensorium
 from sensorium.errors import every_error
 from sensorium.registry import Task
+from sensorium.server import models
 from sensorium.server.facades.base import Facade
 from sensorium.server.facades.status import HTTP_CODES, status_of
 
@@ -22,6 +23,7 @@ REASONS = {
     403: "The key or token does not allow it; or without keys, a foreign `Host` or `Origin`",
     404: "No such task or route",
     405: "The route takes another method",
+    409: "The model's new version cannot be used",
     408: "The body did not arrive whole and in time",
     413: "Too many bytes or pixels",
     415: "A type of body or of picture that is not taken",
@@ -55,7 +57,12 @@ def document(tasks: Iterable[Task], facades: Iterable[Facade]) -> dict[str, Any]
             "summary": "Understand images on your own machines",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {**_health(), **_who(), **{facade.path: {facade.method.lower(): _page(facade)} for facade in facades}},
+        "paths": {
+            **_health(),
+            **_who(),
+            **models.pages(),
+            **{facade.path: {facade.method.lower(): _page(facade)} for facade in facades},
+        },
         "security": [{"key": []}, {"header": []}, {}],
         "components": {"schemas": _schemas(tasks), "responses": _refusals(), "securitySchemes": SECURITY},
     }

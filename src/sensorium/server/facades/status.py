@@ -25,6 +25,7 @@ STATUS: dict[type[SensoriumError], int] = {
     errors.MissingDependency: 501,
     errors.ModelNotInstalled: 501,
     errors.InvalidModel: 500,
+    errors.ReloadFailed: 409,
     errors.Overloaded: 429,
     errors.DeadlineExceeded: 504,
     errors.InvalidConfiguration: 500,

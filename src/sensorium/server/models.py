@@ -1,0 +1,131 @@
+"""The models, for operators: listed, and changed for what the models folder holds now."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, replace
+from typing import Any
+
+from pydantic_core import to_json
+
+from sensorium.errors import UnknownModel
+from sensorium.models import State
+from sensorium.server.facades import native
+from sensorium.server.facades.base import Reply
+from sensorium.service import Sensorium
+
+LIST, RELOAD = "/v1/models", "/v1/models/{name}/reload"
+"""The routes; the second asks for the scope `admin`."""
+
+
+async def listed(service: Sensorium) -> Reply:
+    """Every model with its version, tasks, licence and state."""
+    states = await asyncio.to_thread(service.models.states)
+    return Reply(200, to_json({"models": [_told(state) for state in states]}))
+
+
+async def reloaded(service: Sensorium, name: str, trace: str) -> Reply:
+    """What became of changing over to the model's files as they are now."""
+    try:
+        return Reply(200, to_json(asdict(await service.models.reload(name))))
+    except UnknownModel as error:  # here the model is the path, not a field
+        return replace(native.refuse(error, trace), status=404)
+
+
+def pages() -> dict[str, Any]:
+    """Both routes, as OpenAPI describes them."""
+    refused = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}}}
+    keyless = {"401": {"description": "A key is asked for, and this is none", **refused}}
+    name = {
+        "name": "name",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string"},
+        "description": "A model's name, or name@version",
+    }
+    return {
+        LIST: {"get": _page("models", "Every model, its version and its state", {"200": _answer(_LISTED), **keyless})},
+        RELOAD: {
+            "post": {
+                **_page(
+                    "reload_model",
+                    "Change over to the model's files as they are now, while requests go on",
+                    {
+                        "200": _answer(_RELOADED),
+                        **keyless,
+                        "403": {"description": "The key lacks the scope `admin`", **refused},
+                        "404": {"description": "There is no such model", **refused},
+                        "409": {"description": "It cannot be used; what was there goes on answering", **refused},
+                        "503": {"description": "The server is starting or stopping", **refused},
+                    },
+                ),
+                "parameters": [name],
+            }
+        },
+    }
+
+
+def _told(state: State) -> dict[str, Any]:
+    card = state.card
+    return {
+        "model": card.id if card else None,
+        "name": state.name,
+        "version": card.version if card else None,
+        "kind": card.kind if card else None,
+        "tasks": card.tasks if card else [],
+        "licence": card.licence if card else None,
+        "state": state.state,
+        "why": state.why,
+        "current": state.current,
+        "pinned": state.pinned,
+        "bytes": state.bytes,
+    }
+
+
+def _page(name: str, summary: str, responses: dict[str, Any]) -> dict[str, Any]:
+    return {"operationId": name, "summary": summary, "tags": ["models"], "responses": responses}
+
+
+def _answer(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": schema["description"], "content": {"application/json": {"schema": schema}}}
+
+
+_TEXT, _MAYBE_TEXT = {"type": "string"}, {"type": ["string", "null"]}
+
+_LISTED = {
+    "type": "object",
+    "description": "Those of the models folder first",
+    "required": ["models"],
+    "properties": {
+        "models": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "model": {**_MAYBE_TEXT, "description": "name@version; null for a card that cannot be read"},
+                    "name": _TEXT,
+                    "version": _MAYBE_TEXT,
+                    "kind": _MAYBE_TEXT,
+                    "tasks": {"type": "array", "items": _TEXT},
+                    "licence": _MAYBE_TEXT,
+                    "state": {"enum": ["not installed", "ready", "loading", "loaded", "failed"]},
+                    "why": {**_MAYBE_TEXT, "description": "What is wrong, in words"},
+                    "current": {"type": "boolean", "description": "Whether the name alone means this version"},
+                    "pinned": {"type": "boolean", "description": "Whether the settings name this version"},
+                    "bytes": {"type": ["integer", "null"], "description": "Size of the weights' file"},
+                },
+            },
+        }
+    },
+}
+
+_RELOADED = {
+    "type": "object",
+    "description": "It answers from now on; what was under way before ends where it began",
+    "required": ["model", "before", "seconds"],
+    "properties": {
+        "model": {**_TEXT, "description": "What answers now, as name@version"},
+        "before": {**_MAYBE_TEXT, "description": "What answered before"},
+        "seconds": {"type": "number"},
+    },
+}
