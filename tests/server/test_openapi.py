@@ -56,6 +56,18 @@ def test_a_list_and_the_manner_of_serving_are_described(document: dict[str, Any]
         jsonschema.Draft202012Validator(body).validate({"image": 7})
 
 
+def test_a_list_of_which_nothing_could_be_answered_is_described(document: dict[str, Any]) -> None:
+    schema = document["components"]["responses"]["Refused415"]["content"]["application/json"]["schema"]
+    refused = jsonschema.Draft202012Validator({**schema, "components": document["components"]})
+    error = {"code": "unidentified_media", "message": "It is no picture.", "retryable": False, "trace": "4bf92f35"}
+    for answer in ({"error": error}, {"results": [{"error": error}, {"error": error}]}):
+        refused.validate(answer)
+    assert not refused.is_valid({"results": [error]})
+    classic = document["paths"]["/predict"]["post"]["responses"]["default"]["content"]["application/json"]["schema"]
+    for told in ({"error": "Invalid model"}, {"results": [{"error": "Invalid model"}]}):
+        jsonschema.Draft202012Validator(classic).validate(told)
+
+
 def _media(part: Any) -> list[dict[str, Any]]:
     """All Media Type Objects below."""
     if isinstance(part, list):

@@ -98,7 +98,7 @@ def _refusals() -> dict[str, Any]:
 def _refusal(status: int, codes: list[str]) -> dict[str, Any]:
     error = {"code": codes[-1], "message": "What happened: why. What to do.", "retryable": status in (408, 429, 504)}
     listed = ", ".join(f"`{code}`" for code in codes)
-    schema = {"$ref": "#/components/schemas/Refusal"}
+    schema = {"anyOf": [{"$ref": "#/components/schemas/Refusal"}, {"$ref": "#/components/schemas/Refusals"}]}
     return {
         "description": f"{REASONS[status]}. Codes: {listed}.",
         "content": {
@@ -129,6 +129,12 @@ _ERRORS = {
         "type": "object",
         "required": ["error"],
         "properties": {"error": {"$ref": "#/components/schemas/Error"}},
+    },
+    "Refusals": {
+        "type": "object",
+        "description": "A list of pictures of which none could be answered, in their order",
+        "required": ["results"],
+        "properties": {"results": {"type": "array", "items": {"$ref": "#/components/schemas/Refusal"}}},
     },
 }
 

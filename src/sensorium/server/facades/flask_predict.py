@@ -68,6 +68,7 @@ def operation() -> dict[str, Any]:
     failure = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
     list_of_all = {"results": {"type": "array", "items": {"oneOf": [answer, failure]}}}
     several = {"type": "object", "required": ["results"], "properties": list_of_all}
+    failures = {**several, "properties": {"results": {"type": "array", "items": failure}}}
     example = {"results": [{"class": "golden_retriever", "prob": 0.93}]}
     fields = {
         "file": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1},
@@ -87,7 +88,9 @@ def operation() -> dict[str, Any]:
             },
             "default": {
                 "description": "Why there is no answer",
-                "content": {"application/json": {"schema": failure, "example": {"error": NO_FILE}}},
+                "content": {
+                    "application/json": {"schema": {"oneOf": [failure, failures]}, "example": {"error": NO_FILE}}
+                },
             },
         },
     }
