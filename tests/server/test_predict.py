@@ -39,8 +39,9 @@ def test_no_file_is_told_to_the_letter(server: Server, sent: dict[str, Any]) -> 
     assert predict(server, **sent) == (400, {"error": "No file uploaded"})
 
 
-def test_an_unknown_model_is_told_to_the_letter(server: Server) -> None:
-    sent = {"files": {"file": ("a.jpg", jpeg())}, "data": {"model": "alexnet"}}
+@pytest.mark.parametrize("model", ["alexnet", 201 * "a", "\N{SNOWMAN}"])
+def test_an_unknown_model_is_told_to_the_letter(server: Server, model: str) -> None:
+    sent = {"files": {"file": ("a.jpg", jpeg())}, "data": {"model": model}}
     assert predict(server, **sent) == (400, {"error": "Invalid model"})
 
 

@@ -25,7 +25,7 @@ from pydantic_core import to_json
 
 from sensorium.errors import InvalidRequest, MissingDependency, ModelNotInstalled, SensoriumError, UnknownModel
 from sensorium.media.source import Source
-from sensorium.schemas.base import Request, Result
+from sensorium.schemas.base import Request, Result, checked
 from sensorium.schemas.classify import Classification, ClassifyRequest
 from sensorium.server.facades.base import Facade, Message, Outcome, Plan, Reply
 from sensorium.server.facades.status import headers_of, sentence, status_of
@@ -102,7 +102,11 @@ FACADE = Facade(path="/predict", parse=parse, render=render, refuse=refuse, oper
 def _request(source: Source | SensoriumError, model: Any) -> Request | SensoriumError:
     if isinstance(source, SensoriumError):
         return source
-    return ClassifyRequest(image=source, model=model if isinstance(model, str) else None, top_k=TOP)
+    fields = {"image": source, "model": model if isinstance(model, str) else None, "top_k": TOP}
+    try:
+        return checked(ClassifyRequest, fields, ClassifyRequest.task)
+    except InvalidRequest as error:  # only the name can be wrong: it is too long
+        return UnknownModel("No model has such a name", why=error.why)
 
 
 def _answer(result: Result) -> dict[str, Any]:
