@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sensorium.errors import EngineFailed, InvalidModel, Overloaded, ServiceClosed
 from sensorium.runtimes.onnx import Port, Session
@@ -345,3 +347,30 @@ def test_closing_waits_for_those_who_run_in_threads_of_their_own(opened: Opened)
     assert answers == [1, 1]
     with pytest.raises(ServiceClosed):
         session.run_here(place(1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(numbers=st.lists(st.integers(0, 14), min_size=2, max_size=12))
+def test_bad_requests_leave_the_answers_of_their_batches_as_they_were(numbers: list[int]) -> None:
+    """Places of the table of ten are good, those above are not."""
+    good = [number for number in numbers if number < 10]
+    mixed, batches = asyncio.run(gathered(numbers))
+    assert any(len(batch) > 1 for batch in batches)
+    assert [answer for answer in mixed if not isinstance(answer, EngineFailed)] == asyncio.run(gathered(good))[0]
+    assert [isinstance(answer, EngineFailed) for answer in mixed] == [number >= 10 for number in numbers]
+
+
+async def gathered(numbers: list[int]) -> tuple[list[bytes | EngineFailed], list[list[list[int]]]]:
+    """The bytes of each answer, or its error, of requests that share batches; and the batches."""
+    session = Session(lookup(), name="lookup@1", max_batch=4)
+    held = Held(session)
+    try:
+        waiting = [asyncio.create_task(session.run(place(number))) for number in [0, *numbers]]
+        await started(held)  # with the first; all others wait, and so are gathered
+        held.open.set()
+        _, *answers = await asyncio.gather(*waiting, return_exceptions=True)
+    finally:
+        held.open.set()
+        await asyncio.to_thread(session.close)
+    told = [one if isinstance(one, EngineFailed) else one["value"].tobytes() for one in answers]  # type: ignore[index]
+    return told, held.batches

@@ -1,0 +1,36 @@
+"""What schemathesis makes up from the OpenAPI document, against every route: no failure of the server's own, and answers as the document says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.server.conftest import running
+
+SECONDS = 60
+
+SETTINGS = """
+[checks]
+# Not installed here, and a timeout that the client itself made too short.
+not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 501, 504]
+"""
+NO_SCHEMA_SAYS = "positive_data_acceptance,negative_data_rejection"
+"""Which bytes are a picture, which models answer a task, and that an empty field of a form is one left out."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_nothing_made_up_from_the_openapi_document_makes_the_server_fail(tmp_path: Path) -> None:
+    (tmp_path / "schemathesis.toml").write_text(SETTINGS, encoding="utf-8")
+    program = str(Path(sys.executable).with_name("schemathesis"))
+    with running(tmp_path / "server", upload_seconds=5.0) as server:
+        command = [program, "run", f"{server.url}/openapi.json", "--max-time", str(SECONDS), "--no-color"]
+        command += ["--checks", "all", "--exclude-checks", NO_SCHEMA_SAYS]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+        assert done.returncode == 0, done.stdout[-10_000:]
+        assert requests.get(f"{server.url}/health/live", timeout=10).status_code == 200
+        assert "Traceback" not in server.log()
