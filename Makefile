@@ -3,16 +3,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 
 # Compiled files are kept, as they are for users: many tests and benches start Python again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help test lint check format demo bench-classify bench-startup docs test-slow clean
+.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-overload soak docs test-slow clean
 
 help:
 	@echo "make demo   run the main job on real photographs, from nothing"
 	@echo "make test   all tests, in a fresh environment"
 	@echo "make check  format, lint, types, import rules and the fast tests"
+	@echo "make bench-serving, bench-overload, soak   the server at its limit, beyond it, and for a long time"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,5 +51,21 @@ bench-classify: $(VENV)/installed
 bench-startup: $(VENV)/installed
 	$(BIN)/python benchmarks/startup.py
 
+# The servers that ours is compared with, in an environment of their own.
+$(PEERS)/installed: benchmarks/serving/constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/serving/constraints.txt
+	@touch $@
+
+bench-serving: $(VENV)/installed $(PEERS)/installed
+	PEERS_BIN=$(PEERS)/bin $(BIN)/python -m benchmarks.serving
+
+bench-overload: $(VENV)/installed
+	$(BIN)/python -m benchmarks.serving.overload
+
+# SOAK_MINUTES=2 makes it shorter.
+soak: $(VENV)/installed
+	$(BIN)/python -m benchmarks.serving.soak
+
 clean:
-	rm -rf $(VENV) demo-out build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) demo-out build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

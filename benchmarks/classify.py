@@ -50,8 +50,8 @@ def bare_threads(paths: list[Path]) -> Pass:
     return lambda part: list(pool.map(one, paths[part]))
 
 
-def bare_step() -> Callable[[Path], list[tuple[int, float]]]:
-    """From a file to the five likeliest classes, by what the engine itself calls."""
+def bare_step(graph: Path | None = None) -> Callable[[Path], list[tuple[int, float]]]:
+    """From a file to the five likeliest classes, by what the engine itself calls; by default with the default model."""
     import onnxruntime
 
     from sensorium.config import load_settings
@@ -63,8 +63,8 @@ def bare_step() -> Callable[[Path], list[tuple[int, float]]]:
     card = classifier.CARDS[0]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    graph = str(weights.onnx_file(card, load_settings().cache_dir))
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    graph = graph or weights.onnx_file(card, load_settings().cache_dir)
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     preparation = classifier.Preparation(classifier.read_input(card))
 
     def one(path: Path) -> list[tuple[int, float]]:
