@@ -187,6 +187,7 @@ async def test_what_is_wrong_has_its_status_and_code_and_a_sentence(client: Clie
     [
         ("POST", "/v1/clasify", 404, "unknown_task"),
         ("GET", "/v1/classify", 405, "method_not_allowed"),
+        ("POST", "/v1/caller", 405, "method_not_allowed"),
         ("GET", "/nowhere", 404, "not_found"),
         ("POST", "/health/live", 405, "method_not_allowed"),
         ("GET", "/%0a%0dforged", 404, "not_found"),
@@ -197,6 +198,7 @@ async def test_unknown_routes_and_methods_are_refused_in_our_shape(
 ) -> None:
     async with client.request(method, path) as response:
         assert (response.status, (await response.json())["error"]["code"]) == (status, code)
+        assert ("Allow" in response.headers) == (status == 405)
 
 
 async def test_an_unknown_task_names_the_near_one(client: Client) -> None:

@@ -141,8 +141,9 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
         return await models.reloaded(house.inside[0], request.path_params["name"], request.scope[TRACE])
 
     async def unknown_task(request: Request) -> Reply:
-        Registry().task(request.path_params["task"])
-        raise HTTPException(405)
+        if f"/v1/{request.path_params['task']}" not in ("/v1/caller", models.LIST):
+            Registry().task(request.path_params["task"])
+        raise HTTPException(405, headers={"Allow": "GET, HEAD"})
 
     pages = {"/": index, "/openapi.json": document, "/health/live": live, "/health/ready": ready}
     return [
