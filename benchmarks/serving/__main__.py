@@ -132,7 +132,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as spare:
         contestants.at_home(Path(spare))
         pictures = classify.pictures(Path(spare))
-        contestants_of = {"fp32": models.fp32(), "int8": models.int8(pictures, Path(spare))}
+        contestants_of = {"fp32": models.fp32(), "int8": models.int8(pictures)}
         wanted = os.environ.get("PRECISIONS", "fp32,int8").split(",")
         reached = {name: measured(contestants_of[name], pictures) for name in wanted}
     reached_all = all(met(name, figure) for name, figure in reached.items())

@@ -191,15 +191,16 @@ def figures(soak: Soak, server: contestants.Server) -> dict[str, Any]:
         if outcome == NO_ANSWER or (outcome.isdecimal() and int(outcome) >= 500 and int(outcome) not in FIT_TO_FAIL)
     }
     settled = soak.mib[int(WARM_SHARE * len(soak.mib)) :]
-    fifth = max(len(settled) // 5, 1)
+    fifth, tenth = max(len(settled) // 5, 1), len(soak.mib) / 10
     answers = ask_each(server.port, server.requests[:4]) if server.alive else []
     return {
         "minutes": MINUTES,
         "sent": sum(soak.outcomes.values()),
         "outcomes": by_way,
         "failed": failed,
-        "rss_mib": round(statistics.median(settled)),
-        "rss_mib_most": round(max(soak.mib)),
+        "rss_mib_by_tenth": [
+            round(max(soak.mib[int(start * tenth) : int((start + 1) * tenth) + 1])) for start in range(10)
+        ],
         "rss_mib_growth": round(statistics.median(settled[-fifth:]) - statistics.median(settled[:fifth]), 1),
         "answers_afterwards": bool(answers) and all(answer.status == 200 for answer, _ in answers),
     }
