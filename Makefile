@@ -8,7 +8,7 @@ PEERS := .venv-peers
 # Compiled files are kept, as they are for users: many tests and benches start Python again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-overload soak docs test-slow clean
+.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-overload soak docs test-slow check-arm64 clean
 
 help:
 	@echo "make demo   run the main job on real photographs, from nothing"
@@ -38,6 +38,9 @@ check: lint test
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+check-arm64: $(VENV)/installed
+	$(BIN)/python scripts/check_wheels.py
 
 docs: $(VENV)/installed
 	$(BIN)/python scripts/generate.py

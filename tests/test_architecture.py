@@ -16,6 +16,7 @@ LEVELS = [
     {"cli", "aio"},
     {"client", "quantization"},
     {"server.serve", "verbs", "modelfolder"},
+    {"server.process"},
     {"server.app"},
     {"server"},
     {"server.facades"},
@@ -52,7 +53,7 @@ def part_of(module: str) -> str:
     """The part of the house that a module is in: `sensorium.media.source` is in `media`."""
     words = module.removeprefix("sensorium").lstrip(".").split(".")
     longer = ".".join(words[:2])
-    return longer if longer in {"server.app", "server.serve", "server.facades"} else words[0]
+    return longer if longer in {"server.app", "server.process", "server.serve", "server.facades"} else words[0]
 
 
 def imports(path: Path) -> set[str]:

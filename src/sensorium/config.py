@@ -8,11 +8,12 @@ SENSORIUM_NAME, lists and tables as JSON. `docs/settings.md` is generated from h
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import Field, FieldSerializationInfo, SecretStr, ValidationError, field_serializer
+from pydantic import BaseModel, Field, FieldSerializationInfo, SecretStr, ValidationError, field_serializer
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -89,10 +90,23 @@ class Settings(BaseSettings):
     """The address that `sensorium serve` listens on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """The port that `sensorium serve` listens on; 0 takes a free one."""
+    workers: int = Field(default=1, ge=1)
+    """How many processes serve. Each of several computes on its share of the cores, and answers and rates are kept in files
+    that all of them read, unless `threads`, `running`, `cache` and `rates` say otherwise."""
+    drain_seconds: float = Field(default=30.0, gt=0)
+    """How long a server that is told to stop goes on with what is under way."""
+    certfile: Path | None = None
+    """The certificate chain (PEM) to serve HTTPS with; absent: plain HTTP."""
+    keyfile: Path | None = None
+    """The private key (PEM) of `certfile`."""
     max_upload_bytes: int = Field(default=200_000_000, ge=1)
     """The largest HTTP body that is accepted, all files together."""
     upload_seconds: float = Field(default=60.0, gt=0)
     """How long a client may take to send a body."""
+    upload_budget: int = Field(default=500_000_000, ge=1)
+    """How many bytes of HTTP bodies a process holds at once, all clients together; more are refused as overloaded."""
+    unread_seconds: float = Field(default=60.0, ge=1)
+    """How long a client may leave an answer unread before its connection is closed; only Linux keeps this time."""
 
     auth: Literal["auto", "on", "off"] = "auto"
     """Whether the server asks for a key or token. `auto`: unless `host` is this machine's own (127.0.0.1, ::1, localhost) and no tokens are set up."""
@@ -131,6 +145,13 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a folder of files would be a third way
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def exactly(values: Mapping[str, object]) -> Settings:
+    """Settings of these values; neither the environment nor a file is looked at."""
+    settings = Settings.__new__(Settings)
+    BaseModel.__init__(settings, **values)
+    return settings
 
 
 def config_file() -> Path | None:

@@ -114,6 +114,10 @@ class Sensorium:
         """Whether all that `preload` names has been loaded, or could not be."""
         return self._preloading is None or self._preloading.done()
 
+    def refuse_when_full(self) -> None:
+        """Raises Overloaded while a request would be refused for want of room: a door can ask before it reads a body."""
+        self._door.refuse_when_full()
+
     async def aclose(self) -> None:
         """Give models, threads and files back. What still runs ends with ServiceClosed."""
         self._closed = True

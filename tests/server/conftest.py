@@ -17,6 +17,7 @@ import pytest
 
 CARDS = {
     "slow": "seconds = 30",
+    "brief": "seconds = 0.02",
     "busy": 'fail = "overloaded"',
     "broken": 'fail = "engine_failed"',
 }
@@ -95,12 +96,14 @@ def running(folder: Path, **settings: object) -> Iterator[Server]:
 def _address(process: subprocess.Popen[bytes], log_file: Path) -> tuple[str, int]:
     def said() -> re.Match[str] | None:
         assert process.poll() is None, log_file.read_text(encoding="utf-8")
-        return re.search(r"Listening on http://(?:127\.0\.0\.1|0\.0\.0\.0):(\d+)", log_file.read_text(encoding="utf-8"))
+        return re.search(
+            r"Listening on (https?)://(?:127\.0\.0\.1|0\.0\.0\.0):(\d+)", log_file.read_text(encoding="utf-8")
+        )
 
     assert eventually(said, 20)
     found = said()
     assert found is not None
-    return f"http://127.0.0.1:{found[1]}", int(found[1])
+    return f"{found[1]}://127.0.0.1:{found[2]}", int(found[2])
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,7 +23,6 @@ import sensorium
 from sensorium.config import Settings
 from sensorium.errors import ServiceClosed
 from sensorium.server.app import create_app, running
-from sensorium.server.serve import _free_port
 from tests.pictures import png
 
 
@@ -42,7 +42,8 @@ def host_of(vision: Starlette, **more: Any) -> Starlette:
 @asynccontextmanager
 async def serving(app: Starlette) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     """A client of the application, and its address. It is served by granian in this loop."""
-    port = _free_port("127.0.0.1", 0)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     server = Server(
         app, address="127.0.0.1", port=port, interface=Interfaces.ASGI, websockets=False, log_level=LogLevels.error
     )

@@ -37,7 +37,13 @@ NOT_MISSED = ("dev", "test", "docs", "gpu")
 GPU_RUNTIME = "onnxruntime-gpu"
 """Does all that onnxruntime does, and CUDA."""
 
-OTHER_VARIABLES = {"SENSORIUM_CONFIG", "SENSORIUM_DEBUG", "SENSORIUM_KEY", "SENSORIUM_TEST_DATA"}
+OTHER_VARIABLES = {
+    "SENSORIUM_CONFIG",
+    "SENSORIUM_DEBUG",
+    "SENSORIUM_KEY",
+    "SENSORIUM_RUN_DIR",
+    "SENSORIUM_TEST_DATA",
+}
 """Variables that are no settings."""
 
 Health = Literal["ok", "note", "bad"]

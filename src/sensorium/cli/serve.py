@@ -12,6 +12,7 @@ from sensorium.config import Settings, load_settings
 SHOWN = (
     "host",
     "port",
+    "workers",
     "threads",
     "device",
     "running",
@@ -21,6 +22,9 @@ SHOWN = (
     "upload_seconds",
     "auth",
     "cors_origins",
+    "drain_seconds",
+    "certfile",
+    "keyfile",
     "cache",
     "models_dir",
 )
@@ -30,6 +34,7 @@ EXAMPLE = """\b
 Examples:
   sensorium serve
   sensorium serve --port 8080 --threads 2
+  sensorium serve --workers 4
   curl -F image=@photo.jpg http://127.0.0.1:8000/v1/classify
 
 \b

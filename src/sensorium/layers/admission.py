@@ -60,7 +60,7 @@ class Admission:
             )
 
     async def _wait(self, call: Call) -> None:
-        self._refuse_when_full()
+        self.refuse_when_full()
         turn = (-call.options.priority, next(self._arrivals), asyncio.get_running_loop().create_future())
         heapq.heappush(self._lines.setdefault(call.caller.name, []), turn)
         self._room -= 1
@@ -82,8 +82,9 @@ class Admission:
         if not line:
             del self._lines[caller]
 
-    def _refuse_when_full(self) -> None:
-        if self._room > 0:
+    def refuse_when_full(self) -> None:
+        """Raises Overloaded while another request would find no place, neither at work nor in line."""
+        if self._free or self._room > 0:
             return
         waiting = sum(map(len, self._lines.values()))
         after = max(0.1, round(self._seconds * waiting / self._running, 1))

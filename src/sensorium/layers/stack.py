@@ -42,6 +42,6 @@ def for_composed(engine: AnyEngine, telemetry: Telemetry) -> AnyEngine:
     return Metrics(engine, telemetry)
 
 
-def for_door(engine: AnyEngine, *, running: int, waiting: int, rates: Rates) -> AnyEngine:
+def for_door(engine: AnyEngine, *, running: int, waiting: int, rates: Rates) -> Admission:
     """What every call from outside passes first."""
     return Admission(engine, running=running, waiting=waiting, rates=rates)

@@ -42,7 +42,7 @@ class Access:
                 raise  # too late for another answer: the connection ends
             await send_reply(refuse(failure, answer.trace), answer)
         finally:
-            _tell(scope, answer, time.perf_counter() - start)
+            _tell(scope, answer, answer.sent - start)
 
 
 class _Answer:
@@ -50,12 +50,20 @@ class _Answer:
 
     def __init__(self, send: Send, trace: str) -> None:
         self._send, self.trace, self.status = send, trace, LEFT
+        self._sent: float | None = None
+
+    @property
+    def sent(self) -> float:
+        """When the last of it was handed over; what is done afterwards is not part of the answer."""
+        return self._sent or time.perf_counter()
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.trace.encode())]
         await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._sent = time.perf_counter()
 
 
 def _tell(scope: Scope, answer: _Answer, seconds: float) -> None:

@@ -41,7 +41,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     house = House(settings or load_settings())
     tasks = Registry().tasks
     facades = (*(native.facade_for(task.request) for task in tasks), *_facades())
-    return Starlette(
+    app = Starlette(
         routes=[
             *(Route(one.path, Door(one, house), methods=[one.method]) for one in facades),
             *_pages(house, tasks, facades),
@@ -51,6 +51,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
         exception_handlers={HTTPException: _refused},  # type: ignore[dict-item] # it gets no others
         lifespan=_lifespan(house),
     )
+    app.state.house = house
+    return app
 
 
 def running(app: Starlette) -> AbstractAsyncContextManager[Any]:
@@ -131,6 +133,8 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
         return Reply(200, b'{"status":"live"}')
 
     async def ready(request: Request) -> Reply:  # noqa: ARG001
+        if house.leaving:
+            return Reply(503, b'{"status":"stopping"}')
         usable, told = await asyncio.to_thread(readiness, house.inside[0])
         return Reply(200 if usable else 503, to_json(told))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -11,7 +12,14 @@ from urllib.parse import parse_qsl
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from pydantic_core import from_json
 
-from sensorium.errors import InputTooLarge, InvalidRequest, SensoriumError, UnsupportedMedia, UploadIncomplete
+from sensorium.errors import (
+    InputTooLarge,
+    InvalidRequest,
+    Overloaded,
+    SensoriumError,
+    UnsupportedMedia,
+    UploadIncomplete,
+)
 from sensorium.media.source import Source
 from sensorium.server.facades.base import Upload
 from sensorium.server.spool import Spool, SpoolFile
@@ -30,6 +38,33 @@ MOST_VALUES = 100_000
 """In one JSON body: parsing holds up all others."""
 MOST_HEADER_BYTES = 2048
 """Of one part of a form."""
+SMALL_BODY = 256 * 1024
+"""Bytes that cost less to read to their end than a new connection does; photographs are seldom larger."""
+FORGET_SECONDS, FORGET_BYTES = 2.0, 32 * 2**20
+"""How long, and of how many bytes, to read the rest of a body that is answered already."""
+
+
+class Arrival:
+    """Passes on what arrives, and knows whether the body has come to its end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self.whole = receive, False
+
+    async def __call__(self) -> MutableMapping[str, Any]:
+        event: MutableMapping[str, Any] = await self._receive()
+        self.whole = self.whole or (event["type"] == "http.request" and not event.get("more_body", False))
+        return event
+
+    async def forget_rest(self) -> None:
+        """Read what comes after the answer: where it is left, its sender may see a broken connection and no answer."""
+        count = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FORGET_SECONDS):
+                while not self.whole and count < FORGET_BYTES:
+                    event = await self()
+                    if event["type"] == "http.disconnect":
+                        break
+                    count += len(event.get("body", b""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +91,43 @@ class Body:
     """Whether the fields came with types, rather than as text."""
 
 
+class UploadBudget:
+    """The bytes of all bodies that a process holds: those being read, and those being worked on."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, 0
+
+    def refuse_when_full(self, count: int, own: int = 0) -> None:
+        """Raises Overloaded when so much more would be too much. A body that is alone always fits."""
+        if self._held + count > self._most and self._held > own:
+            raise Overloaded(
+                "Too many uploads are under way",
+                why=f"{self._most:,} bytes are held at once (`upload_budget`)",
+                fix="Try again in a moment",
+            )
+
+    def take(self, count: int, own: int) -> None:
+        """Of a body that holds `own` bytes already. Raises Overloaded."""
+        self.refuse_when_full(count, own)
+        self._held += count
+
+    def give_back(self, count: int) -> None:
+        self._held -= count
+
+
 class Uploads:
     """The files of one request: in memory while they are small, in the spool when they are large."""
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+    def __init__(self, spool: Spool, budget: UploadBudget) -> None:
+        self._spool, self._budget = spool, budget
         self._spooled: list[SpoolFile] = []
+        self._held = 0
         self.in_memory = 0
+
+    def take(self, count: int) -> None:
+        """Count bytes that came in. Raises Overloaded when all clients together send too much."""
+        self._budget.take(count, self._held)
+        self._held += count
 
     def spool_file(self) -> SpoolFile:
         self._spooled.append(self._spool.file())
@@ -70,6 +135,8 @@ class Uploads:
 
     def discard(self) -> None:
         """Let go of all of them; the spool forgets them soon."""
+        self._budget.give_back(self._held)
+        self._held = 0
         for file in self._spooled:
             file.discard()
 
@@ -84,15 +151,15 @@ class _Sink(Protocol):
 async def read_body(headers: Mapping[str, str], receive: Receive, limits: BodyLimits, uploads: Uploads) -> Body:
     """The whole body, taken apart.
 
-    Raises InputTooLarge, before reading when the sender tells the length; UploadIncomplete when the
-    sender leaves or is too slow; UnsupportedMedia for a body of another type than JSON, a form or a
-    picture; InvalidRequest for one that is malformed.
+    Raises InputTooLarge, before reading when the sender tells the length; Overloaded when all senders
+    together send too much; UploadIncomplete when the sender leaves or is too slow; UnsupportedMedia for
+    a body of another type than JSON, a form or a picture; InvalidRequest for one that is malformed.
     """
     _refuse_declared_length(headers, limits.body_bytes)
     sink = _sink(headers, limits, uploads)
     try:
         async with asyncio.timeout(limits.seconds):
-            await _pour(receive, sink, limits.body_bytes)
+            await _pour(receive, sink, limits.body_bytes, uploads)
             return await sink.end()
     except TimeoutError as error:
         raise UploadIncomplete(
@@ -100,7 +167,18 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limits: BodyLi
         ) from error
 
 
-async def _pour(receive: Receive, sink: _Sink, most: int) -> None:
+def refuse_when_full(headers: Mapping[str, str], budget: UploadBudget) -> None:
+    """Raises Overloaded when there is no room for a body that tells its length."""
+    budget.refuse_when_full(_declared_length(headers))
+
+
+def is_soon_over(headers: Mapping[str, str]) -> bool:
+    """Whether what is left of a body is little, and comes unasked."""
+    told = "expect" not in headers and "transfer-encoding" not in headers
+    return told and _declared_length(headers) <= SMALL_BODY
+
+
+async def _pour(receive: Receive, sink: _Sink, most: int, uploads: Uploads) -> None:
     total = 0
     while True:
         event = await receive()
@@ -111,15 +189,21 @@ async def _pour(receive: Receive, sink: _Sink, most: int) -> None:
         if total > most:
             raise _too_large(most)
         if data:
+            uploads.take(len(data))
             await sink.feed(data)
         if not event.get("more_body", False):
             return
 
 
 def _refuse_declared_length(headers: Mapping[str, str], most: int) -> None:
-    length = headers.get("content-length", "0")
-    if length.isdecimal() and int(length[:20]) > most:
+    if _declared_length(headers) > most:
         raise _too_large(most)
+
+
+def _declared_length(headers: Mapping[str, str]) -> int:
+    """0 when the sender does not tell."""
+    length = headers.get("content-length", "0")
+    return int(length[:20]) if length.isdecimal() else 0
 
 
 def _too_large(most: int) -> InputTooLarge:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import replace
@@ -16,7 +15,17 @@ from sensorium.errors import EngineFailed, InvalidRequest, SensoriumError, Servi
 from sensorium.media import limits
 from sensorium.schemas.base import Request
 from sensorium.server.auth import Guard, asks_for_keys
-from sensorium.server.body import MOST_PARTS, BodyLimits, Uploads, grouped, read_body
+from sensorium.server.body import (
+    MOST_PARTS,
+    Arrival,
+    BodyLimits,
+    UploadBudget,
+    Uploads,
+    grouped,
+    is_soon_over,
+    read_body,
+    refuse_when_full,
+)
 from sensorium.server.facades.base import Facade, Message, Outcome, Plan, Reply
 from sensorium.server.spool import Spool
 from sensorium.service import Sensorium
@@ -29,8 +38,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 TRACE, ROUTE, CALLER = "sensorium.trace", "sensorium.route", "sensorium.caller"
 """Where a scope holds the request's id, the route that it took, and who asks."""
 
-LET_PASS_BYTES, LET_PASS_SECONDS = 2**20, 2.0
-"""How much of a body that nobody wants is let pass by, and for how long."""
 
 log = logging.getLogger("sensorium.server")
 
@@ -43,6 +50,13 @@ class House:
         self._guard: Guard | None = None
         self.body_limits = BodyLimits(settings.max_upload_bytes, settings.max_bytes, settings.upload_seconds)
         self.source_limits = limits.Limits(max_bytes=settings.max_bytes)
+        self.upload_budget = UploadBudget(settings.upload_budget)
+        self.opened = asyncio.Event()
+        self.leaving = False
+        """Whether the server has been told to stop; what is under way goes on."""
+        self.at_work: set[asyncio.Task[Any]] = set()
+        self.cut_off = False
+        """Whether what was under way has been given up."""
         self._inside: tuple[Sensorium, Spool] | None = None
 
     async def open(self) -> None:
@@ -53,6 +67,7 @@ class House:
         service = Sensorium(self.settings)
         self._inside = service, await asyncio.to_thread(Spool)
         service.start()
+        self.opened.set()
 
     async def close(self) -> None:
         (service, spool), self._inside = self.inside, None
@@ -60,6 +75,12 @@ class House:
             await self._guard.close()
         await service.aclose()
         await asyncio.to_thread(spool.close)
+
+    def cut(self) -> None:
+        """Give up what is under way: its clients are told so."""
+        self.cut_off = True
+        for task in self.at_work:
+            task.cancel()
 
     @property
     def inside(self) -> tuple[Sensorium, Spool]:
@@ -82,28 +103,37 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[ROUTE] = self._facade.path
+        arrival = Arrival(receive)
+        reply = await self._reply(scope, arrival)
+        if reply is not None:
+            await answer(reply, scope, arrival, send)
+
+    async def _reply(self, scope: Scope, receive: Receive) -> Reply | None:
+        """None when the client left."""
+        me: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment] # a coroutine runs in a task
+        self._house.at_work.add(me)
         try:
             head = head_of(scope)
-            caller = scope[CALLER] = await self._house.caller(self._facade.credential(head))
-        except SensoriumError as error:
-            await send_refusal(self._facade.refuse(error, scope[TRACE]), receive, send)
-            return
-        reply = await self._reply(scope, receive, head, caller)
-        if reply is not None:
-            await send_reply(reply, send)
-
-    async def _reply(self, scope: Scope, receive: Receive, head: Message, caller: Caller) -> Reply | None:
-        """None when the client left."""
-        try:
-            return await self._served(receive, head, caller)
+            scope[CALLER] = await self._house.caller(self._facade.credential(head))
+            return await self._served(receive, head, scope[CALLER])
+        except asyncio.CancelledError:
+            if not self._house.cut_off:
+                raise
+            me.uncancel()
+            return self._facade.refuse(ServiceClosed("The server stops", fix="Send it again"), scope[TRACE])
         except SensoriumError as error:
             return self._facade.refuse(error, scope[TRACE])
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer of our kind
             return self._facade.refuse(unexpected(error, scope[TRACE]), scope[TRACE])
+        finally:
+            self._house.at_work.discard(me)
 
     async def _served(self, receive: Receive, head: Message, caller: Caller) -> Reply | None:
         service, spool = self._house.inside
-        uploads = Uploads(spool)
+        # Before the body is read: reading what cannot be served would take time from what can.
+        service.refuse_when_full()
+        refuse_when_full(head.headers, self._house.upload_budget)
+        uploads = Uploads(spool, self._house.upload_budget)
         try:
             body = await read_body(head.headers, receive, self._house.body_limits, uploads)
             message = replace(head, fields=body.fields, files=body.files, typed=body.typed)
@@ -121,7 +151,7 @@ def head_of(scope: Scope) -> Message:
         method=scope["method"],
         path=scope["path"],
         trace=scope[TRACE],
-        headers={name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+        headers=_headers(scope),
         query=_query(scope["query_string"]),
     )
 
@@ -170,31 +200,31 @@ def unexpected(error: Exception, trace: str) -> EngineFailed:
     return failed
 
 
-async def send_reply(reply: Reply, send: Send) -> None:
+async def send_reply(reply: Reply, send: Send, *, last: bool = False) -> None:
+    """`last`: nothing more can come over this connection, since the rest of a body would come first."""
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(reply.body)).encode()),
         *reply.headers,
+        *([(b"connection", b"close")] if last else ()),
     ]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 
 
-async def send_refusal(reply: Reply, receive: Receive, send: Send) -> None:
-    """Answer before the body was read, and then let a little of it pass by.
+async def answer(reply: Reply, scope: Scope, arrival: Arrival, send: Send) -> None:
+    """Answer, and then let what is still coming of the body pass by, within limits."""
+    if arrival.whole:
+        await send_reply(reply, send)
+        return
+    headers = _headers(scope)
+    await send_reply(reply, send, last=not is_soon_over(headers))
+    if "expect" not in headers:
+        await arrival.forget_rest()
 
-    A connection that is closed while its client still sends is reset, and the client may never see the answer; a small
-    body that is read to its end leaves the connection good for the next request.
-    """
-    await send_reply(reply, send)
-    passed = 0
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LET_PASS_SECONDS):
-            while passed < LET_PASS_BYTES:
-                event = await receive()
-                passed += len(event.get("body", b""))
-                if not event.get("more_body", False):
-                    return
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def _query(text: bytes) -> dict[str, Any]:

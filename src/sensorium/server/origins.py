@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sensorium.config import Settings
 from sensorium.errors import ForeignHost
 from sensorium.server.auth import is_loopback
-from sensorium.server.door import TRACE, send_refusal
+from sensorium.server.body import Arrival
+from sensorium.server.door import TRACE, answer
 from sensorium.server.facades.native import refuse
 
 MOST_REMEMBERED = 64
@@ -35,7 +36,7 @@ class KnownHosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (foreign := self._foreign(scope)):
-            await send_refusal(refuse(foreign, scope[TRACE]), receive, send)
+            await answer(refuse(foreign, scope[TRACE]), scope, Arrival(receive), send)
         else:
             await self._app(scope, receive, send)
 

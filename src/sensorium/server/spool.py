@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -16,12 +14,11 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from sensorium.errors import Unavailable
+from sensorium.server.ownfolder import OwnFolder
 
 T = TypeVar("T")
 
 PREFIX = "sensorium-spool-"
-LOCK = "lock"
-"""Held by the process that the folder belongs to; free when that process is dead."""
 
 
 class Spool:
@@ -33,18 +30,15 @@ class Spool:
     """
 
     def __init__(self, parent: Path | None = None) -> None:
-        parent = parent or Path(tempfile.gettempdir())
-        _remove_abandoned(parent)
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        self._lock = _locked(self.folder)
+        self._own = OwnFolder(PREFIX, parent)
+        self.folder = self._own.path
         self._holders: Counter[str] = Counter()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sensorium-spool")
 
     def close(self) -> None:
         """Remove the folder with all that is in it."""
         self._thread.shutdown()
-        self._lock.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._own.close()
 
     def file(self) -> SpoolFile:
         """A new file, to be written."""
@@ -133,39 +127,3 @@ def _ours(work: Callable[..., T], *args: object) -> T:
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise Unavailable("The upload cannot be put aside", why=why, fix="Tell the operator of this server") from error
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Remove the folders of processes that were killed."""
-    for folder in parent.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError):  # someone else's, or gone meanwhile
-            if _is_abandoned(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-if sys.platform == "win32":
-
-    def _locked(folder: Path) -> IO[bytes]:
-        return (folder / LOCK).open("wb")
-
-    def _is_abandoned(folder: Path) -> bool:
-        (folder / LOCK).unlink()  # refused while the process has it open
-        return True
-
-else:
-    import fcntl
-
-    def _locked(folder: Path) -> IO[bytes]:
-        # Locked before it has its name: nobody finds it free.
-        file = (folder / f"{LOCK}.new").open("wb")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        Path(file.name).replace(folder / LOCK)
-        return file
-
-    def _is_abandoned(folder: Path) -> bool:
-        with (folder / LOCK).open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True

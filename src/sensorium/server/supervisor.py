@@ -1,0 +1,183 @@
+"""Several processes that serve on one socket: each that dies is followed by another.
+
+granian's own supervisor was not taken: two deaths of one worker within 5.5 s end the whole server.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from sensorium.config import WITH_SECRETS, Settings
+from sensorium.errors import ServiceClosed
+from sensorium.server.ownfolder import OwnFolder
+
+RUN_VARIABLE = "SENSORIUM_RUN_DIR"
+"""Names, in the environment of each worker, a folder that all workers of one server share while it runs."""
+PREFIX = "sensorium-run-"
+
+STEADY_SECONDS = 10.0
+"""A worker that lived so long did not die of its start."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Before a worker's second quick death in a row is made good, in seconds; doubled each time."""
+GRACE_SECONDS = 10.0
+"""How much longer than `drain_seconds` a worker may take to end."""
+
+log = logging.getLogger("sensorium.server")
+
+
+def supervise(settings: Settings, listening: socket.socket, listens: Callable[[], None]) -> None:
+    """Keep `workers` processes serving until SIGINT or SIGTERM; then let them finish. A second signal ends all at once.
+
+    Takes the socket over; calls `listens` once one of them serves. Raises ServiceClosed when none can start.
+    """
+    folder = OwnFolder(PREFIX)
+    try:
+        _Crew(share(settings), listening, listens, folder.path).work()
+    finally:
+        folder.close()
+
+
+def share(settings: Settings) -> Settings:
+    """What each worker is told, where nothing else is set: its part of the cores, and to remember and count where all find it."""
+    threads = max(1, settings.threads // settings.workers)
+    usual = {"threads": threads, "running": 2 * threads + 2, "cache": "sqlite", "rates": "sqlite"}
+    chosen = settings.model_fields_set
+    return settings.model_copy(update={name: value for name, value in usual.items() if name not in chosen})
+
+
+class _Crew:
+    """A thread for each worker starts it, waits for its end, and starts another."""
+
+    def __init__(self, settings: Settings, listening: socket.socket, listens: Callable[[], None], folder: Path) -> None:
+        self._settings, self._listening, self._listens = settings, listening, listens
+        self._environment = {**os.environ, RUN_VARIABLE: str(folder)}
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._served = self._failed = False
+        self._stopping = threading.Event()
+        self._wakes, self._waker = os.pipe()
+
+    def work(self) -> None:
+        self._stop_on_signals()
+        numbers = range(1, self._settings.workers + 1)
+        threads = [threading.Thread(target=self._keep, args=(number,), daemon=True) for number in numbers]
+        for thread in threads:
+            thread.start()
+        os.read(self._wakes, 1)
+        self._stop()
+        self._wait_for(threads)
+        if self._failed:
+            raise ServiceClosed("No worker could start", fix="Read what the log says above")
+
+    def _stop_on_signals(self) -> None:
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+            for known, handler in before.items():
+                signal.signal(known, handler)
+            os.write(self._waker, b".")  # all else could wait for a lock that the interrupted code holds
+
+        for number in before:
+            signal.signal(number, stop)
+
+    def _stop(self) -> None:
+        self._listening.close()
+        with self._lock:
+            self._stopping.set()
+            for process in self._processes:
+                process.terminate()
+
+    def _wait_for(self, threads: list[threading.Thread]) -> None:
+        end = time.monotonic() + self._settings.drain_seconds + GRACE_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        with self._lock:
+            for process in self._processes:
+                process.kill()
+
+    def _keep(self, number: int) -> None:
+        quick_deaths = 0
+        while not self._stopping.is_set():
+            born = time.monotonic()
+            code = self._live(number)
+            if self._stopping.is_set():
+                return
+            if code > 0 and not self._served:  # a signal is no fault of its own
+                self._failed = True
+                os.write(self._waker, b".")
+                return
+            quick_deaths = quick_deaths + 1 if time.monotonic() - born < STEADY_SECONDS else 0
+            pause = pause_after(quick_deaths)
+            log.error("Worker %d %s; another starts%s", number, _end(code), f" in {pause:g} s" if pause else "")
+            self._stopping.wait(pause)
+
+    def _live(self, number: int) -> int:
+        """A worker's life, from start to end: its exit code, or minus the signal that killed it."""
+        with self._lock:
+            if self._stopping.is_set():
+                return 0
+            process = self._started()
+            self._processes.add(process)
+        try:
+            if process.stdout and process.stdout.readline():
+                log.info("Worker %d serves, pid %d", number, process.pid)
+                self._tell_once()
+            return process.wait()
+        finally:
+            with self._lock:
+                self._processes.discard(process)
+            _close(process)
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        descriptor = self._listening.fileno()
+        process = subprocess.Popen(  # noqa: S603 - ourselves
+            [sys.executable, "-m", "sensorium.server.process", str(descriptor)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=[descriptor],
+            env=self._environment,
+            process_group=0,  # Ctrl-C is heard here only
+        )
+        # Left open: its end tells the worker that this process is gone.
+        _write(process.stdin, self._settings.model_dump_json(context=WITH_SECRETS).encode() + b"\n")
+        return process
+
+    def _tell_once(self) -> None:
+        with self._lock:
+            first, self._served = not self._served, True
+        if first:
+            self._listens()
+
+
+def pause_after(quick_deaths: int) -> float:
+    """Seconds until the next start: none after one death, then ever longer."""
+    return 0.0 if quick_deaths < 2 else min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(quick_deaths - 2, 16))
+
+
+def _end(code: int) -> str:
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def _write(pipe: Any, data: bytes) -> None:
+    try:
+        pipe.write(data)
+        pipe.flush()
+    except BrokenPipeError:
+        pass  # it died at once, as its exit code will tell
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()
