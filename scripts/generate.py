@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from sensorium.config import Settings
 from sensorium.errors import SensoriumError, every_error
 from sensorium.registry import Registry, Task
+from sensorium.telemetry import Telemetry
 
 OWN_MODELS = """
 ## Your own models
@@ -74,6 +75,7 @@ def main() -> int:
         "docs/errors.md": errors_page(),
         "docs/settings.md": settings_page(),
         "docs/models.md": models_page(),
+        "docs/metrics.md": metrics_page(),
         "src/sensorium/__init__.pyi": stub("def", with_exports=True),
         "src/sensorium/aio.pyi": stub("async def", with_exports=False),
         "src/sensorium/client/verbs.pyi": methods_stub(),
@@ -146,6 +148,24 @@ The models that are known without any file of yours. `sensorium engines` shows w
 {head}
 {chr(10).join(rows)}
 {OWN_MODELS}"""
+
+
+def metrics_page() -> str:
+    rows = [
+        f"| `{family.name}` | {family.kind} | {_ticked(family.labels)} | {family.meaning} |"
+        for family in Telemetry().families().values()
+    ]
+    head = "| name | kind | labels | what it tells |\n|---|---|---|---|"
+    return f"""# Metrics
+
+<!-- {DO_NOT_EDIT} -->
+
+What `GET /metrics` tells, in Prometheus' text format. A histogram has `_bucket`, `_sum` and `_count`; times are seconds. A
+metric appears with its first event. [Operations](operations.md) says how to read them.
+
+{head}
+{chr(10).join(rows)}
+"""
 
 
 def stub(define: str, *, with_exports: bool) -> str:
@@ -254,6 +274,10 @@ def _default(field: FieldInfo) -> str:
 
 def _first_line(kind: type) -> str:
     return (inspect.getdoc(kind) or "").partition("\n")[0]
+
+
+def _ticked(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _flat(text: str | None) -> str:

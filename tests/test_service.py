@@ -327,14 +327,14 @@ async def test_a_composed_answer_is_signed_by_its_task(opened: Open) -> None:
 
 async def test_requests_and_failures_are_counted(opened: Open) -> None:
     before = (
-        TELEMETRY.counted("requests", task="classify", code="ok"),
-        TELEMETRY.counted("requests", code="unidentified_media"),
+        TELEMETRY.requests["classify", "ok"].value,
+        TELEMETRY.requests.sum(code="unidentified_media"),
     )
     async with opened() as sensorium:
         await sensorium.run_all([classify(), classify(JUNK)])
     after = (
-        TELEMETRY.counted("requests", task="classify", code="ok"),
-        TELEMETRY.counted("requests", code="unidentified_media"),
+        TELEMETRY.requests["classify", "ok"].value,
+        TELEMETRY.requests.sum(code="unidentified_media"),
     )
     assert (after[0] - before[0], after[1] - before[1]) == (1, 1)
 

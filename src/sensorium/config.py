@@ -131,6 +131,13 @@ class Settings(BaseSettings):
     cors_origins: list[str] = []
     """Web pages that may ask this server from a browser, such as `https://example.com`; `*` is any."""
 
+    log_format: Literal["text", "json"] = "text"
+    """How the server writes its log: for people, or one JSON object a line."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What the server's log leaves out: lines of less weight than this. Each request is a line of `info`."""
+    traces_to: str | None = Field(default=None, pattern="^https?://")
+    """Where to send OpenTelemetry traces (OTLP over HTTP), such as `http://localhost:4318/v1/traces`; needs the extra `otel`. Absent: none are made."""
+
     @field_serializer("sealing_key", "jwt_secret")
     def _hidden(self, secret: SecretStr | None, info: FieldSerializationInfo[Any]) -> Any:
         return secret.get_secret_value() if secret and info.context == WITH_SECRETS else secret

@@ -371,7 +371,7 @@ class _Changeover:
 
     def _refuse(self, card: Card, place: Found | None, error: SensoriumError) -> None:
         self.refused[card.id] = error
-        TELEMETRY.count("model_changes", model=card.id, outcome="refused")
+        TELEMETRY.model_changes[card.id, "refused"].add()
         log.error("Model %s was not taken: %s", card.id, error)
         if place is None:
             return
@@ -400,7 +400,7 @@ class _Changeover:
             models.put(models.new(cards[name]))
         for loaded in self._tried.values():
             models.put(loaded)
-            TELEMETRY.count("model_changes", model=loaded.card.id, outcome="taken")
+            TELEMETRY.model_changes[loaded.card.id, "taken"].add()
             log.info("Model %s was taken", loaded.card.id)
             if not (self._in_memory or self._forced):
                 models.unload(loaded)

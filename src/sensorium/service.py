@@ -59,8 +59,10 @@ class Sensorium:
         self._closed = False
         self._rates = _rates(self.settings)
         self._door = stack.for_door(
-            _Dispatch(self), running=self.settings.running, waiting=self.settings.waiting, rates=self._rates
+            _Work(self), running=self.settings.running, waiting=self.settings.waiting, rates=self._rates
         )
+        self._calls = stack.for_call(self._door, TELEMETRY)
+        self._parts = stack.for_call(_Work(self), TELEMETRY)
 
     async def __aenter__(self) -> Sensorium:
         return self
@@ -84,9 +86,9 @@ class Sensorium:
         that the answer and the logs carry; by default a new one.
         """
         seconds = checked_seconds(self.settings.timeout_seconds if timeout is None else timeout)
-        call = Call(listener, self._nested, time.monotonic() + seconds, caller, trace or new_trace(), options)
+        call = Call(listener, self._parts.run, time.monotonic() + seconds, caller, trace or new_trace(), options)
         with limits.use(self._limits):
-            return await within(seconds, self._door.run(request, call))
+            return await within(seconds, self._calls.run(request, call))
 
     async def run_all(self, requests: Sequence[Request], **how: Any) -> list[Outcome]:
         """As many outcomes, in the same order: each a result or the error of that request alone."""
@@ -129,7 +131,7 @@ class Sensorium:
         if self.store:
             await self.store.close()
 
-    async def _nested(self, request: Request, call: Call) -> Any:
+    async def work(self, request: Request, call: Call) -> Any:
         """What admission lets through, and what composed tasks ask for."""
         if self._closed:
             raise ServiceClosed("This Sensorium is closed")
@@ -168,8 +170,8 @@ class Sensorium:
 
     def _build(self, task: Task, cards: list[Card]) -> stack.AnyEngine:
         if cards:
-            return stack.for_task([(card.id, self.models.engine(card)) for card in cards], TELEMETRY)
-        return stack.for_composed(_Composed(task.run), TELEMETRY)
+            return stack.for_task([(card.id, self.models.engine(card)) for card in cards])
+        return _Composed(task.run)
 
     def _behind_layers(self, loaded: Loaded, content: str) -> stack.AnyEngine:
         return stack.for_model(loaded, content, self.store, self.settings.cache_seconds, TELEMETRY)
@@ -233,14 +235,14 @@ class Stream:
         return None if self._events.empty() else self._events.get_nowait()
 
 
-class _Dispatch:
+class _Work:
     """What stands behind the door."""
 
     def __init__(self, service: Sensorium) -> None:
         self._service = service
 
     async def run(self, request: Request, call: Call) -> Any:
-        return await call.runner(request, call)
+        return await self._service.work(request, call)
 
 
 class _Composed:

@@ -68,7 +68,7 @@ async def test_without_a_working_store_answers_are_worked_out(store: MemoryStore
     telemetry = Telemetry()
     cache = Cache(Talker(), store, "talker@1", 60, telemetry)
     assert await cache.run(Ask(text="a"), Call()) == Answer(text="a")
-    assert telemetry.counted("cache_errors") >= 1
+    assert telemetry.cache_errors["say"].value >= 1
 
 
 async def test_failures_are_not_remembered() -> None:

@@ -84,7 +84,7 @@ def test_the_processor_is_used_where_it_is_named_though_there_is_a_card(monkeypa
 
 async def test_a_batch_that_does_not_fit_is_halved_and_so_are_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card(monkeypatch, room=3)
-    before = TELEMETRY.counted("session_out_of_memory", device="cuda:0")
+    before = TELEMETRY.session_out_of_memory.sum(device="cuda:0")
     with opened(device="auto", max_batch_on_gpu=8, window_seconds=5) as session:
         assert session.gathers
         assert await asked(session, 1) == right(1)
@@ -93,7 +93,7 @@ async def test_a_batch_that_does_not_fit_is_halved_and_so_are_later_ones(monkeyp
         assert await asked(session, 8) == right(8)
         assert card.batches[8:] == [2, 2, 2, 2]
         assert (session.device, session.skipped) == ("cuda:0", ())
-    assert TELEMETRY.counted("session_out_of_memory", device="cuda:0") > before
+    assert TELEMETRY.session_out_of_memory.sum(device="cuda:0") > before
 
 
 async def test_when_one_alone_does_not_fit_the_session_goes_on_on_the_processor_and_says_so(

@@ -282,12 +282,14 @@ def test_a_loop_that_closes_while_it_waits_harms_no_other(opened: Opened) -> Non
         task._log_destroy_pending = False  # type: ignore[attr-defined] # their loop was closed under them, as is tested
 
 
-async def test_runs_are_counted_by_model_and_batch_size(opened: Opened) -> None:
-    before = TELEMETRY.counted("session_batches", model="lookup@1", size="1")
+async def test_runs_are_timed_by_model_and_their_batches_measured(opened: Opened) -> None:
+    batches, runs = TELEMETRY.session_batch_size["lookup@1"], TELEMETRY.session_run_seconds["lookup@1"]
+    before = batches.numbers(), runs.count
     session = opened()
     await session.run(place(1))
     await asyncio.to_thread(session.close)
-    assert TELEMETRY.counted("session_batches", model="lookup@1", size="1") == before + 1
+    assert [new - old for new, old in zip(batches.numbers(), before[0], strict=True)] == [1] * len(before[0])
+    assert runs.count == before[1] + 1
 
 
 def test_what_is_no_model_is_refused() -> None:

@@ -14,6 +14,7 @@ from sensorium.errors import EngineFailed, Overloaded, SensoriumError, every_err
 from sensorium.server.app import create_app
 from sensorium.server.facades.native import refuse
 from sensorium.server.facades.status import STATUS, headers_of, sentence, status_of
+from sensorium.server.logs import Text
 from tests.pictures import JUNK, png
 from tests.server.wire import form
 
@@ -77,6 +78,7 @@ async def test_a_failure_of_our_own_is_a_500_in_our_shape_and_logged(
         raise ZeroDivisionError("secret words")
 
     monkeypatch.setattr("sensorium.service.Sensorium.run_all", fail)
+    caplog.handler.setFormatter(Text())
     app = create_app(settings())
     async with app.router.lifespan_context(app):
         status, answer = await ask(app, "/v1/classify", png())

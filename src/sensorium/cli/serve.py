@@ -25,6 +25,8 @@ SHOWN = (
     "drain_seconds",
     "certfile",
     "keyfile",
+    "log_format",
+    "log_level",
     "cache",
     "models_dir",
 )

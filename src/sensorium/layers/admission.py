@@ -12,6 +12,7 @@ from sensorium.engine import Call, Engine
 from sensorium.errors import Overloaded, RateLimited
 from sensorium.schemas.base import Request, Result
 from sensorium.stores.rates import MemoryRates, Rates
+from sensorium.telemetry import TELEMETRY, Telemetry
 
 Turn = tuple[int, int, asyncio.Future[None]]
 """Priority (lowest first), arrival, and what wakes the one who waits."""
@@ -26,23 +27,34 @@ class Admission:
     """
 
     def __init__(
-        self, inner: Engine[Request, Result], *, running: int, waiting: int, rates: Rates | None = None
+        self,
+        inner: Engine[Request, Result],
+        *,
+        running: int,
+        waiting: int,
+        rates: Rates | None = None,
+        telemetry: Telemetry = TELEMETRY,
     ) -> None:
         self._inner, self._rates = inner, rates or MemoryRates()
-        self._free, self._running, self._room = running, running, waiting
+        self._free, self._running, self._room, self._waiting = running, running, waiting, waiting
         self._lines: OrderedDict[str, list[Turn]] = OrderedDict()
         self._arrivals = itertools.count()
         self._seconds = 0.0  # how long a request takes, as a moving average
+        self._waited = telemetry.admission_wait_seconds[()]
+        telemetry.requests_in_progress[()].watch(self, lambda admission: admission._running - admission._free)
+        telemetry.admission_waiting[()].watch(self, lambda admission: admission._waiting - admission._room)
 
     async def run(self, request: Request, call: Call) -> Result:
         call.caller.require(request.task)
         if call.caller.requests_per_minute is not None:
             await self._count(call.caller.name, call.caller.requests_per_minute)
+        arrived = start = time.monotonic()
         if self._free:
             self._free -= 1
         else:
             await self._wait(call)
-        start = time.monotonic()
+            start = time.monotonic()
+        self._waited.observe(start - arrived)
         try:
             return await self._inner.run(request, call)
         finally:

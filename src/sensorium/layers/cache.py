@@ -28,7 +28,7 @@ class Cache:
             return await self._inner.run(request, call)
         key = f"{self._model}/{call.caller.name}/{await request.fingerprint()}"
         remembered = await self._recall(key, request)
-        self._telemetry.count("cache", outcome="hit" if remembered else "miss", task=request.task)
+        self._telemetry.cache_lookups[request.task, "hit" if remembered else "miss"].add()
         if remembered is None:
             return await self._share(key, request, call)
         for event in remembered.said:
@@ -43,7 +43,7 @@ class Cache:
         except SensoriumError:
             raise
         except Exception:  # noqa: BLE001 - whatever a store may raise: without a cache the answer is worked out
-            self._telemetry.count("cache_errors", task=request.task)
+            self._telemetry.cache_errors[request.task].add()
             return None
 
     async def _remember(self, key: str, request: Request, flight: Flight, result: Result) -> None:
@@ -52,7 +52,7 @@ class Cache:
         except SensoriumError:
             raise
         except Exception:  # noqa: BLE001 - as above
-            self._telemetry.count("cache_errors", task=request.task)
+            self._telemetry.cache_errors[request.task].add()
 
     async def _share(self, key: str, request: Request, call: Call) -> Result:
         flight = self._flights.get(key)

@@ -14,6 +14,7 @@ from sensorium.engine import Call, Card, Engine, Loadable
 from sensorium.errors import EngineFailed, SensoriumError, ServiceClosed
 from sensorium.runtimes import memory
 from sensorium.schemas.base import Meta, Request, Result
+from sensorium.telemetry import TELEMETRY
 
 UNKNOWN = Meta()
 
@@ -50,6 +51,7 @@ class Loaded:
         self._timer: asyncio.TimerHandle | None = None
         self._going: asyncio.Task[None] | None = None
         self._closed = False
+        TELEMETRY.model_loaded[card.id].watch(self, lambda loaded: loaded.ready)
 
     @property
     def ready(self) -> bool:
@@ -124,6 +126,7 @@ class Loaded:
         await self._give_back()
 
     async def _load(self) -> LoadableEngine:
+        start = time.perf_counter()
         try:
             engine = await asyncio.to_thread(_made, self._make)
         except Exception as error:
@@ -137,6 +140,7 @@ class Loaded:
             await asyncio.to_thread(_give_back, engine)
             raise ServiceClosed(f"Model {self.card.id} is closed")
         self.failure, self._engine, self._last_used = None, engine, time.perf_counter()
+        TELEMETRY.model_load_seconds[self.card.id].observe(self._last_used - start)
         self._look_in_later(self._idle_seconds)
         return engine
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from sensorium.engine import Call, Engine
-from sensorium.errors import SensoriumError
+from sensorium.errors import DeadlineExceeded, SensoriumError
 from sensorium.schemas.base import Request, Result
 from sensorium.telemetry import Telemetry
 
@@ -20,16 +20,17 @@ class Metrics:
     async def run(self, request: Request, call: Call) -> Result:
         start, code = time.perf_counter(), "failed"
         try:
-            result = await self._inner.run(request, call)
+            with self._telemetry.span(request.task):
+                result = await self._inner.run(request, call)
             code = "ok"
         except SensoriumError as error:
             code = error.code
             raise
         except asyncio.CancelledError:
-            code = "cancelled"
+            code = "cancelled" if call.deadline is None or time.monotonic() < call.deadline else DeadlineExceeded.code
             raise
         finally:
             took = time.perf_counter() - start
-            self._telemetry.count("requests", task=request.task, code=code)
-            self._telemetry.observe("request_seconds", took, task=request.task)
+            self._telemetry.requests[request.task, code].add()
+            self._telemetry.request_seconds[request.task].observe(took)
         return result.stamped(engine=result.meta.engine or request.task, seconds=took, trace=call.trace)

@@ -1,8 +1,8 @@
 """The order of the layers, written once, with the reasons.
 
-admission          scope, rate, then fairness; once per outermost call: a parent that held a
+metrics            every call, nested ones too; sees what callers see, and so also who is sent away
+  admission        scope, rate, then fairness; once per outermost call: a parent that held a
                    place while its children wait for one would be a deadlock
-  metrics          every call, nested ones too; sees what callers see
     fallback       outside the cache: inside it, the second-best answer would be
                    remembered as the best
       cache        per model, with single flight
@@ -32,16 +32,16 @@ def for_model(loaded: Loaded, content: str, store: Store | None, seconds: float,
     return loaded if store is None else Cache(loaded, store, content, seconds, telemetry)
 
 
-def for_task(models: Sequence[tuple[str, AnyEngine]], telemetry: Telemetry) -> AnyEngine:
+def for_task(models: Sequence[tuple[str, AnyEngine]]) -> AnyEngine:
     """The models that may answer a task, best first."""
-    return Metrics(Fallback(models), telemetry)
-
-
-def for_composed(engine: AnyEngine, telemetry: Telemetry) -> AnyEngine:
-    """A task that calls others: what they do has its own layers."""
-    return Metrics(engine, telemetry)
+    return Fallback(models)
 
 
 def for_door(engine: AnyEngine, *, running: int, waiting: int, rates: Rates) -> Admission:
-    """What every call from outside passes first."""
+    """What every call from outside passes before it is worked on."""
     return Admission(engine, running=running, waiting=waiting, rates=rates)
+
+
+def for_call(engine: AnyEngine, telemetry: Telemetry) -> AnyEngine:
+    """What every call passes first, whether from outside or a part of another."""
+    return Metrics(engine, telemetry)

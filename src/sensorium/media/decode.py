@@ -6,6 +6,7 @@ import functools
 import importlib
 import io
 import math
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from sensorium.media.exif import ORIENTATION, orientation_in, turned_upright
 from sensorium.media.identify import Kind, picture_kind
 from sensorium.media.image import Image, Pixels
 from sensorium.media.limits import Limits
+from sensorium.telemetry import TELEMETRY
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 # What Pillow warns of ("Invalid APNG", odd tags) is either decoded all the same, or refused by an error of ours.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_DECODED = TELEMETRY.decode_seconds[()]
 
 TILE_WIDTH, TILE_LENGTH = 322, 323
 """Tags of a TIFF."""
@@ -103,8 +107,10 @@ class Opened(ABC):
 
     def decode(self, scale: float, exact: bool) -> Image:
         """The picture. Raises CorruptMedia, or InputTooLarge when memory does not suffice."""
-        with _as_ours(self.name, self.kind):
+        start = time.perf_counter()
+        with TELEMETRY.span("decode"), _as_ours(self.name, self.kind):
             pixels = turned_upright(self.pixels(scale, exact), self.orientation)
+        _DECODED.observe(time.perf_counter() - start)
         pixels.flags.writeable = False
         width, height = self.upright_size
         return Image(pixels, width, height, self.kind.format, scale)

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from sensorium.errors import Overloaded, ServiceClosed
+from sensorium.telemetry import TELEMETRY
 
 T = TypeVar("T")
 
@@ -264,6 +265,7 @@ class _Waiter:
 
 BUDGET = PixelBudget()
 """The process's own."""
+TELEMETRY.pixels[()].watch(BUDGET, lambda budget: budget.used)
 
 
 def _start_afresh() -> None:

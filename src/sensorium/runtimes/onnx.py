@@ -125,6 +125,10 @@ class Session:
         self._max_batch = max_batch if all(_batches(port) for port in (*self.inputs, *self.outputs)) else 1
         self._waiting: deque[_Item] = deque()
         self._most_callers = threads
+        self._queued = TELEMETRY.session_queue_seconds[name]
+        self._ran = TELEMETRY.session_run_seconds[name]
+        self._batch_size = TELEMETRY.session_batch_size[name]
+        TELEMETRY.session_waiting[name].watch(self, lambda session: len(session._waiting))
         self._places = threading.BoundedSemaphore(threads)
         self._change = threading.Condition()
         self._moving = threading.Lock()
@@ -155,7 +159,8 @@ class Session:
         if self._max_batch > 1:
             item.alike = tuple((name, array.dtype, array.shape) for name, array in inputs.items())
         self._enter(item)
-        return await item.waiter
+        with TELEMETRY.span("run", model=self.name):
+            return await item.waiter
 
     def run_here(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
         """As `run`, in this thread: for one that has just prepared the inputs, when nothing is to be gathered.
@@ -170,11 +175,13 @@ class Session:
                 raise self._closed_error()
             start = time.perf_counter()
             try:
-                outputs = self._outputs(inputs)
+                with TELEMETRY.span("run", model=self.name):
+                    outputs = self._outputs(inputs)
             except Exception as error:
                 raise self._failed(error) from error
-            TELEMETRY.observe("session_run", time.perf_counter() - start, model=self.name)
-        TELEMETRY.observe("session_queue", start - arrived, model=self.name)
+            self._ran.observe(time.perf_counter() - start)
+        self._batch_size.observe(1)
+        self._queued.observe(start - arrived)
         return outputs
 
     def close(self) -> None:
@@ -339,7 +346,7 @@ class Session:
         """Gather less from now on; what to raise for the batch that was too large."""
         with self._change:
             self._max_batch = max(1, min(self._max_batch, size // 2))
-        TELEMETRY.count("session_out_of_memory", model=self.name, device=self.device)
+        TELEMETRY.session_out_of_memory[self.name, self.device].add()
         log.warning("%s: %d at once do not fit into the memory of %s; halved", self.name, size, self.device)
         return OutOfDeviceMemory(f"Model {self.name} ran out of memory on {self.device}", why=f"{size} ran at once")
 
@@ -355,14 +362,14 @@ class Session:
             self._session, self.device = self._open("cpu"), "cpu"
             self._max_batch = 1
             self.skipped = (Skipped(engine=f"{self.name} on {left}", code=error.code, message=str(error)),)
-        TELEMETRY.count("session_out_of_memory", model=self.name, device=left)
+        TELEMETRY.session_out_of_memory[self.name, left].add()
         log.warning("%s", error)
 
     def _report(self, batch: list[_Item], start: float, end: float) -> None:
-        TELEMETRY.count("session_batches", model=self.name, size=str(len(batch)))
-        TELEMETRY.observe("session_run", end - start, model=self.name)
+        self._batch_size.observe(len(batch))
+        self._ran.observe(end - start)
         for item in batch:
-            TELEMETRY.observe("session_queue", start - item.arrived, model=self.name)
+            self._queued.observe(start - item.arrived)
 
 
 def _open(model: Path | bytes, name: str, many_shapes: bool, device: str) -> Any:

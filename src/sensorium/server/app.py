@@ -26,7 +26,8 @@ from sensorium.registry import Registry, Task
 from sensorium.server import models, openapi, ui
 from sensorium.server.access import Access
 from sensorium.server.auth import asks_for_keys
-from sensorium.server.door import CALLER, ROUTE, TRACE, Door, House, head_of
+from sensorium.server.door import CALLER, TRACE, Door, House, head_of
+from sensorium.server.exposition import CONTENT_TYPE
 from sensorium.server.facades import native
 from sensorium.server.facades.base import Facade, Reply, key_of
 from sensorium.server.health import readiness
@@ -144,6 +145,9 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
     async def reloaded(request: Request) -> Reply:
         return await models.reloaded(house.inside[0], request.path_params["name"], request.scope[TRACE])
 
+    async def metrics(request: Request) -> Reply:  # noqa: ARG001
+        return Reply(200, await house.numbers(), ((b"content-type", CONTENT_TYPE),))
+
     async def unknown_task(request: Request) -> Reply:
         if f"/v1/{request.path_params['task']}" not in ("/v1/caller", models.LIST):
             Registry().task(request.path_params["task"])
@@ -153,6 +157,7 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
     return [
         *(_page(path, answer) for path, answer in pages.items()),
         _page("/v1/caller", guarded(house, who)),
+        _page("/metrics", guarded(house, metrics, "metrics")),
         _page(models.LIST, guarded(house, listed)),
         _page(models.RELOAD, guarded(house, reloaded, "admin"), "POST"),
         _page("/v1/{task}", unknown_task, "POST"),
@@ -181,7 +186,6 @@ def guarded(house: House, answer: Any, *scopes: str) -> Any:
 
 def _page(path: str, answer: Any, method: str = "GET") -> Route:
     async def endpoint(request: Request) -> Response:
-        request.scope[ROUTE] = path
         try:
             return _response(await answer(request))
         except SensoriumError as error:
@@ -203,6 +207,7 @@ async def _refused(request: Request, error: HTTPException) -> Response:
 
 
 def _response(reply: Reply, headers: dict[str, str] | None = None) -> Response:
-    response = Response(reply.body, reply.status, headers, media_type="application/json")
+    media = None if b"content-type" in dict(reply.headers) else "application/json"
+    response = Response(reply.body, reply.status, headers, media_type=media)
     response.raw_headers.extend(reply.headers)
     return response

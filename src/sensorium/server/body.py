@@ -23,8 +23,11 @@ from sensorium.errors import (
 from sensorium.media.source import Source
 from sensorium.server.facades.base import Upload
 from sensorium.server.spool import Spool, SpoolFile
+from sensorium.telemetry import TELEMETRY
 
 Receive = Callable[[], Any]
+
+_UPLOADED = TELEMETRY.upload_bytes[()]
 
 FILE_IN_MEMORY = 2**20
 """Larger files go to the spool."""
@@ -186,6 +189,7 @@ async def _pour(receive: Receive, sink: _Sink, most: int, uploads: Uploads) -> N
             raise UploadIncomplete("The upload ended early", why="the sender closed the connection")
         data = event.get("body", b"")
         total += len(data)
+        _UPLOADED.add(len(data))
         if total > most:
             raise _too_large(most)
         if data:

@@ -26,17 +26,22 @@ from sensorium.server.body import (
     read_body,
     refuse_when_full,
 )
+from sensorium.server.exposition import exposition
 from sensorium.server.facades.base import Facade, Message, Outcome, Plan, Reply
+from sensorium.server.resources import tell_of_this_process
+from sensorium.server.run_folder import RunFolder, run_folder
 from sensorium.server.spool import Spool
+from sensorium.server.traces import Traces
 from sensorium.service import Sensorium
+from sensorium.telemetry import TELEMETRY
 
 T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-TRACE, ROUTE, CALLER = "sensorium.trace", "sensorium.route", "sensorium.caller"
-"""Where a scope holds the request's id, the route that it took, and who asks."""
+TRACE, CALLER = "sensorium.trace", "sensorium.caller"
+"""Where a scope holds the request's id, and who asks."""
 
 
 log = logging.getLogger("sensorium.server")
@@ -58,12 +63,18 @@ class House:
         self.cut_off = False
         """Whether what was under way has been given up."""
         self._inside: tuple[Sensorium, Spool] | None = None
+        self._numbers: RunFolder | None = None
+        self._traces = Traces(settings.traces_to) if settings.traces_to else None
 
     async def open(self) -> None:
         """In the loop that serves."""
         if asks_for_keys(self.settings):
             self._guard = Guard(self.settings)
             await self._guard.open()
+        tell_of_this_process(TELEMETRY)
+        self._numbers = await asyncio.to_thread(run_folder, TELEMETRY)
+        if self._traces:
+            self._traces.open(TELEMETRY)
         service = Sensorium(self.settings)
         self._inside = service, await asyncio.to_thread(Spool)
         service.start()
@@ -75,6 +86,14 @@ class House:
             await self._guard.close()
         await service.aclose()
         await asyncio.to_thread(spool.close)
+        for teller in (self._numbers, self._traces):
+            if teller:
+                await asyncio.to_thread(teller.close)
+
+    async def numbers(self) -> bytes:
+        """What Prometheus reads: of all processes of this server."""
+        told = await asyncio.to_thread((self._numbers or TELEMETRY).snapshot)
+        return exposition(TELEMETRY.families(), told)
 
     def cut(self) -> None:
         """Give up what is under way: its clients are told so."""
@@ -102,7 +121,6 @@ class Door:
         self._facade, self._house = facade, house
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[ROUTE] = self._facade.path
         arrival = Arrival(receive)
         reply = await self._reply(scope, arrival)
         if reply is not None:
@@ -124,7 +142,7 @@ class Door:
         except SensoriumError as error:
             return self._facade.refuse(error, scope[TRACE])
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer of our kind
-            return self._facade.refuse(unexpected(error, scope[TRACE]), scope[TRACE])
+            return self._facade.refuse(unexpected(error), scope[TRACE])
         finally:
             self._house.at_work.discard(me)
 
@@ -165,7 +183,7 @@ async def outcomes_of(plan: Plan, service: Sensorium, trace: str, caller: Caller
     whole = [next(outcomes) if isinstance(request, Request) else request for request in plan.requests]
     for outcome in whole:
         if isinstance(outcome, EngineFailed):
-            log.error("%s trace=%s", outcome, trace, exc_info=outcome)
+            log.error("%s", outcome, exc_info=outcome)
     return whole
 
 
@@ -192,9 +210,9 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T | None:
         watcher.cancel()
 
 
-def unexpected(error: Exception, trace: str) -> EngineFailed:
+def unexpected(error: Exception) -> EngineFailed:
     """What a client is told of a failure of our own; the log says what it was."""
-    log.error("Unexpected failure, trace=%s", trace, exc_info=error)
+    log.error("Unexpected failure", exc_info=error)
     failed = EngineFailed("The server failed")
     failed.__cause__ = error
     return failed

@@ -154,6 +154,17 @@ def _health() -> dict[str, Any]:
             "Whether it can answer, and the state of each task's models",
             **{"503": {"description": "No", **told}},
         ),
+        "/metrics": {
+            "get": {
+                "operationId": "metrics",
+                "summary": "What the server has done and does, for Prometheus",
+                "tags": ["health"],
+                "responses": {
+                    "200": {"description": "Numbers", "content": {"text/plain": {"schema": {"type": "string"}}}},
+                    **{str(status): {"$ref": f"#/components/responses/{_name(status)}"} for status in (401, 403)},
+                },
+            }
+        },
     }
 
 

@@ -134,8 +134,8 @@ def main() -> None:
     """What a worker does."""
     ready = os.dup(1)
     os.dup2(2, 1)  # so that nothing else can fill the pipe that its parent reads
-    log_to_stderr()
     settings = exactly(from_json(_line(0)))
+    log_to_stderr(settings.log_format, settings.log_level)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         run(settings, socket.socket(fileno=int(sys.argv[1])), lambda: _say_ready(ready))

@@ -23,7 +23,7 @@ def serve(settings: Settings) -> None:
 
     Raises InvalidConfiguration when the address cannot be listened on, or the certificate cannot be used.
     """
-    log_to_stderr()
+    log_to_stderr(settings.log_format, settings.log_level)
     _check_certificate(settings)
     _check_workers(settings)
     with _listening(settings) as listening:

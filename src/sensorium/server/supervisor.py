@@ -20,10 +20,9 @@ from typing import Any
 
 from sensorium.config import WITH_SECRETS, Settings
 from sensorium.errors import ServiceClosed
+from sensorium.server import run_folder
 from sensorium.server.ownfolder import OwnFolder
 
-RUN_VARIABLE = "SENSORIUM_RUN_DIR"
-"""Names, in the environment of each worker, a folder that all workers of one server share while it runs."""
 PREFIX = "sensorium-run-"
 
 STEADY_SECONDS = 10.0
@@ -61,7 +60,7 @@ class _Crew:
 
     def __init__(self, settings: Settings, listening: socket.socket, listens: Callable[[], None], folder: Path) -> None:
         self._settings, self._listening, self._listens = settings, listening, listens
-        self._environment = {**os.environ, RUN_VARIABLE: str(folder)}
+        self._environment = {**os.environ, run_folder.VARIABLE: str(folder)}
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._served = self._failed = False

@@ -68,7 +68,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What goes back over HTTP: JSON."""
+    """What goes back over HTTP: JSON, unless a header says otherwise."""
 
     status: int
     body: bytes

@@ -8,8 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sensorium.server.door import ROUTE
-
 FILES = {
     "/docs": ("docs.html", "text/html"),
     "/docs/page.css": ("docs.css", "text/css"),
@@ -35,8 +33,7 @@ def routes() -> list[Route]:
 def _route(path: str, file: str, kind: str) -> Route:
     content = (Path(__file__).parent / file).read_bytes()
 
-    async def endpoint(request: Request) -> Response:
-        request.scope[ROUTE] = path
+    async def endpoint(request: Request) -> Response:  # noqa: ARG001
         return Response(content, headers=HEADERS, media_type=kind)
 
     return Route(path, endpoint)
