@@ -41,7 +41,7 @@ MOST_VALUES = 100_000
 """In one JSON body: parsing holds up all others."""
 MOST_HEADER_BYTES = 2048
 """Of one part of a form."""
-SMALL_BODY = 256 * 1024
+SMALL_BODY = 2**20
 """Bytes that cost less to read to their end than a new connection does; photographs are seldom larger."""
 FORGET_SECONDS, FORGET_BYTES = 2.0, 32 * 2**20
 """How long, and of how many bytes, to read the rest of a body that is answered already."""
