@@ -106,8 +106,9 @@ class Sensorium:
 
     def start(self) -> None:
         """For servers: load what the settings name under `preload`, and watch the models folder from now on."""
-        self._preloading = asyncio.create_task(self.models.preload(self.settings.preload))
-        self._keepers = [self._preloading]
+        if self.settings.preload:
+            self._preloading = asyncio.create_task(self.models.preload(self.settings.preload))
+            self._keepers.append(self._preloading)
         if self.settings.watch_seconds > 0:
             self._keepers.append(asyncio.create_task(self.models.watch(self.settings.watch_seconds)))
 
