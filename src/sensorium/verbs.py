@@ -8,6 +8,7 @@ asks a server instead.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - before this module's own ending is registered
 import os
 import selectors
 import threading
@@ -108,8 +109,8 @@ def close() -> None:
         _background = None
 
 
-# Not `atexit`, which comes after the thread pools have shut down: closing needs them. Theirs is registered the same way,
-# and the last registered runs first.
+# Not `atexit`, which comes after the thread pools have shut down: closing needs them. Theirs is registered the same way
+# when their module is imported, as it is above, and the last registered runs first.
 threading._register_atexit(close)  # type: ignore[attr-defined]
 
 

@@ -185,6 +185,16 @@ def test_what_watchers_need_stays_open_and_the_rest_does_not(keyed: Server, data
     assert told == {"name": "who", "scopes": ["admin", "read"], "requests_per_minute": 60}
 
 
+def test_models_are_listed_for_every_key_and_reloaded_for_operators_alone(keyed: Server, data: Path) -> None:
+    listing, reload = f"{keyed.url}/v1/models", f"{keyed.url}/v1/models/pixel_statistics/reload"
+    everything, admin = kept_key(data, "all-tasks", scopes=("*",)), kept_key(data, "operator", scopes=("admin",))
+    assert [requests.get(listing, timeout=10).status_code, requests.post(reload, timeout=10).status_code] == [401, 401]
+    told = requests.post(reload, headers={"X-API-Key": everything}, timeout=10)
+    assert (told.status_code, told.json()["error"]["code"]) == (403, "forbidden")
+    assert requests.get(listing, headers={"X-API-Key": everything}, timeout=10).status_code == 200
+    assert requests.post(reload, headers={"X-API-Key": admin}, timeout=30).status_code == 200
+
+
 def test_no_body_is_read_for_a_stranger(keyed: Server) -> None:
     """A large upload is answered at once, while almost all of it has still to be sent."""
     with connected(keyed.port) as connection:
