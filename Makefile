@@ -8,7 +8,7 @@ PEERS := .venv-peers
 # Compiled files are kept, as they are for users: many tests and benches start Python again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-overload soak docs test-slow check-arm64 clean
+.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-overload soak docs test-slow fuzz check-arm64 clean
 
 help:
 	@echo "make demo   run the main job on real photographs, from nothing"
@@ -26,6 +26,9 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(VENV)/installed
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest tests/media/test_fuzz.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -76,6 +76,13 @@ class Server:
         body = {"gzip": gzip.compress(jpeg()), "deflate": zlib.compress(jpeg())}.get(coding, jpeg())
         return web.Response(body=body[: int(request.query.get("cut", len(body)))], headers={"Content-Encoding": coding})
 
+    async def followed(self, request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Encoding": "gzip"})
+        await answer.prepare(request)
+        await answer.write(gzip.compress(jpeg()))
+        while True:  # for as long as anybody listens
+            await answer.write(bytes(100_000))
+
     async def slow(self, request: web.Request) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(request)
@@ -176,13 +183,40 @@ async def test_when_the_first_to_fetch_goes_away_the_second_is_served(server: Se
         "fec0::1",
         "ff02::1",
         "2001:db8::1",
+        "3fff::1",
+        "3fff:fff::1",
+        "5f00::1",
+        "192.31.196.1",
+        "192.175.48.6",
+        "2001:4:112::1",
+        "2620:4f:8000::1",
+        "64:ff9b:1:fffe::1",
+        "2606:4700::5efe:a00:1",
+        "2606:4700::200:5efe:a9fe:a9fe",
+        "2606:4700::5efe:6440:1",
+        "::ffff:100.64.0.1",
+        "::ffff:198.18.0.1",
+        "2002:f000:1::1",
+        "2002:c612:1::1",
     ],
 )
 def test_addresses_inside_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
-@pytest.mark.parametrize("address", [PUBLIC, "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        PUBLIC,
+        "8.8.8.8",
+        "2606:4700::1111",
+        "::ffff:8.8.8.8",
+        "64:ff9b::808:808",
+        "2002:808:808::1",
+        "2001:4860:4860::8888",
+        "2606:4700::5efe:808:808",
+    ],
+)
 def test_addresses_outside_are_public(address: str) -> None:
     assert is_public(address)
 
@@ -269,6 +303,10 @@ async def test_a_bomb_is_unpacked_in_small_pieces(server: Server) -> None:
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "identity"])
 async def test_a_packed_answer_is_unpacked(server: Server, coding: str) -> None:
     assert await fetch(f"{server.url}/packed?as={coding}", server.limits()) == jpeg()
+
+
+async def test_a_packed_answer_ends_where_its_packing_ends(server: Server) -> None:
+    assert await fetch(f"{server.url}/followed", server.limits(fetch_seconds=2)) == jpeg()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sensorium.media.image import Pixels
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image as Picture
 
@@ -26,7 +27,7 @@ LARGEST_KEPT = 65_536
 """Bytes of a colour profile whose transform is kept for the next picture. Cameras' and screens' have a few thousand."""
 
 
-def as_rgb(picture: Picture) -> Pixels:
+def as_rgb(picture: Picture | _Held) -> Pixels:
     """The loaded picture as uint8 (height, width, 3), RGB, sRGB, nothing transparent.
 
     - What is transparent shows white behind it; black where more than half of what can be seen would be lost on
@@ -41,6 +42,13 @@ def as_rgb(picture: Picture) -> Pixels:
     for top, strip in _strips(picture):
         pixels[top : top + strip.height] = to_rgb(strip)
     return pixels
+
+
+def flattened(samples: NDArray[np.uint8], profile: bytes | None) -> Pixels:
+    """As `as_rgb`, of samples that are no picture of Pillow's: uint8 (height, width, 3) RGB or (height, width, 4) RGBA."""
+    if samples.shape[2] == 3:
+        return to_srgb(samples, profile)
+    return as_rgb(_Held(samples, {"icc_profile": profile}))
 
 
 def to_srgb(pixels: Pixels, profile: bytes | None) -> Pixels:
@@ -81,16 +89,29 @@ def profile_name(profile: bytes | None) -> str | None:
     return name.strip() or None
 
 
-def has_alpha(picture: Picture) -> bool:
+def has_alpha(picture: Picture | _Held) -> bool:
     """Whether some pixels may be transparent."""
     return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
 
 
-def _strips(picture: Picture) -> Iterator[tuple[int, Picture]]:
+class _Held:
+    """RGBA samples with as much of a picture's face as is needed here: Pillow would hold a copy of them."""
+
+    mode = "RGBA"
+
+    def __init__(self, samples: NDArray[np.uint8], info: dict[str, Any]) -> None:
+        self.samples, self.info = samples, info
+        self.height, self.width = samples.shape[:2]
+
+    def crop(self, box: tuple[int, int, int, int]) -> Picture:
+        from PIL import Image as Pillow
+
+        left, top, right, bottom = box
+        return Pillow.fromarray(self.samples[top:bottom, left:right])
+
+
+def _strips(picture: Picture | _Held) -> Iterator[tuple[int, Picture]]:
     rows = _rows_in_strip(picture.width)
-    if picture.height <= rows:
-        yield 0, picture
-        return
     for top in range(0, picture.height, rows):
         yield top, picture.crop((0, top, picture.width, min(top + rows, picture.height)))
 
@@ -99,7 +120,7 @@ def _rows_in_strip(width: int) -> int:
     return max(1, STRIP_PIXELS // max(width, 1))
 
 
-def _converter(picture: Picture) -> Callable[[Picture], NDArray[Any]]:
+def _converter(picture: Picture | _Held) -> Callable[[Picture], NDArray[Any]]:
     """How a strip of this picture becomes RGB."""
     if picture.mode.startswith(("I", "F")):
         return _from_numbers(picture)
@@ -108,7 +129,7 @@ def _converter(picture: Picture) -> Callable[[Picture], NDArray[Any]]:
     return _from_opaque(picture)
 
 
-def _from_opaque(picture: Picture) -> Callable[[Picture], NDArray[Any]]:
+def _from_opaque(picture: Picture | _Held) -> Callable[[Picture], NDArray[Any]]:
     import numpy as np
 
     profile = _profile_of(picture)
@@ -124,8 +145,9 @@ def _from_opaque(picture: Picture) -> Callable[[Picture], NDArray[Any]]:
     return convert
 
 
-def _from_transparent(picture: Picture) -> Callable[[Picture], NDArray[Any]]:
+def _from_transparent(picture: Picture | _Held) -> Callable[[Picture], NDArray[Any]]:
     import numpy as np
+    from PIL import Image as Pillow
 
     _take_high_byte_of_transparency(picture)
     profile = _profile_of(picture)
@@ -134,14 +156,14 @@ def _from_transparent(picture: Picture) -> Callable[[Picture], NDArray[Any]]:
 
     def flatten(strip: Picture) -> NDArray[Any]:
         layered = _with_alpha(strip)
-        alpha = np.asarray(layered.getchannel("A"))[..., None]
-        colours = layered.convert("RGB")
-        values = np.asarray(transform.apply(colours) if transform else colours)
-        if alpha.min() == 255:
-            return values
-        mixed = values.astype(np.uint16) * alpha + behind * (255 - alpha.astype(np.uint16)) + 127
-        flat: NDArray[Any] = mixed // 255
-        return flat
+        alpha, colours = layered.getchannel("A"), layered.convert("RGB")
+        if transform:
+            colours = transform.apply(colours)
+        if alpha.getextrema()[0] == 255:
+            return np.asarray(colours)
+        flat = Pillow.new("RGB", strip.size, (behind,) * 3)
+        flat.paste(colours, mask=alpha)
+        return np.asarray(flat)
 
     return flatten
 
@@ -151,29 +173,30 @@ def _with_alpha(strip: Picture) -> Picture:
     return strip.convert("LA").convert("RGBA") if strip.mode == "La" else strip.convert("RGBA")
 
 
-def _take_high_byte_of_transparency(picture: Picture) -> None:
+def _take_high_byte_of_transparency(picture: Picture | _Held) -> None:
     """A PNG of 16 bits names its transparent colour in 16 bits; Pillow has kept the high byte of its pixels."""
     colour = picture.info.get("transparency")
     if isinstance(colour, tuple) and max(colour) > 255:
         picture.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
-def _is_lost_on_white(picture: Picture) -> bool:
+def _is_lost_on_white(picture: Picture | _Held) -> bool:
     import numpy as np
 
     lost = seen = 0
     for _, strip in _strips(picture):
         layered = _with_alpha(strip)
-        visible = np.asarray(layered.getchannel("A")) >= VISIBLE
-        if visible.all():
+        alpha = np.asarray(layered.getchannel("A"))
+        if alpha.min() >= VISIBLE:
             continue  # a strip without gaps says nothing of what lies on the background
+        visible = alpha >= VISIBLE
         bright = np.asarray(layered.convert("L")) >= NEARLY_WHITE
         lost += int(np.count_nonzero(bright & visible))
         seen += int(np.count_nonzero(visible))
     return lost * 2 > seen
 
 
-def _from_numbers(picture: Picture) -> Callable[[Picture], NDArray[Any]]:
+def _from_numbers(picture: Picture | _Held) -> Callable[[Picture], NDArray[Any]]:
     import numpy as np
 
     low, high = _range_of(picture)
@@ -194,7 +217,7 @@ def _from_numbers(picture: Picture) -> Callable[[Picture], NDArray[Any]]:
     return scale
 
 
-def _range_of(picture: Picture) -> tuple[float, float]:
+def _range_of(picture: Picture | _Held) -> tuple[float, float]:
     """Which numbers are black and white.
 
     16-bit: 0 to 65535, or to 4095 for a TIFF of 12 bits. Others, by the first of these that holds all finite values: 0 to 1 for floats, 0 to 255, 0 to
@@ -216,11 +239,11 @@ def _range_of(picture: Picture) -> tuple[float, float]:
     return (least, greatest) if np.isfinite(least) and greatest > least else (0.0, 1.0)
 
 
-def _tiff_tag(picture: Picture, tag: int) -> Any:
+def _tiff_tag(picture: Picture | _Held, tag: int) -> Any:
     return getattr(picture, "tag_v2", {}).get(tag)
 
 
-def _profile_of(picture: Picture) -> bytes | None:
+def _profile_of(picture: Picture | _Held) -> bytes | None:
     profile = picture.info.get("icc_profile")
     return profile if isinstance(profile, bytes) and profile and not is_srgb(profile) else None
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sensorium.errors import CorruptMedia, InputTooLarge, SensoriumError, UnsupportedMedia
-from sensorium.media import colour, jpeg
-from sensorium.media.damage import refuse_damaged
+from sensorium.media import avif, colour, jpeg, webp
+from sensorium.media.damage import refuse_damaged, silence_libtiff
 from sensorium.media.exif import ORIENTATION, orientation_in, turned_upright
 from sensorium.media.identify import Kind, picture_kind
 from sensorium.media.image import Image, Pixels
@@ -33,6 +33,13 @@ _DECODED = TELEMETRY.decode_seconds[()]
 
 TILE_WIDTH, TILE_LENGTH = 322, 323
 """Tags of a TIFF."""
+
+LONGEST_SIDE = 1_000_000
+"""Pixels across or down: Pillow keeps eight bytes a row, and each strip of a TIFF is a place of its own."""
+
+AVIF_BYTES_A_PIXEL = 3.5
+"""Of the decoder's own samples, times `max_pixels`; the answer takes twice as much again. Ten bits, or full colour, or
+transparency fit for any picture within the limit; all of them together for fewer pixels."""
 
 LARGEST_RLE = 4_000_000
 """Bytes of a run-length BMP: Pillow decodes it in Python, 18 MB in over five seconds (measured)."""
@@ -52,7 +59,7 @@ def describe(data: bytes, name: str) -> Opened:
     """As `look`, however large the picture is: only its header is to be told."""
     kind = picture_kind(data, name)
     with _as_ours(name, kind):
-        return OpenedJpeg(data, name, kind) if kind.format == "jpeg" else OpenedByPillow(data, name, kind)
+        return _OPENED.get(kind.format, OpenedByPillow)(data, name, kind)
 
 
 class Told(NamedTuple):
@@ -96,9 +103,9 @@ class Opened(ABC):
 
     def told(self) -> Told:
         """What its header tells."""
-        picture: Any = getattr(self, "picture", None) or _opened_by_pillow(self.data, self.kind.format)
-        frames = getattr(picture, "n_frames", 1) if self.kind.format in ("png", "webp", "avif") else 1
         with _as_ours(self.name, self.kind):
+            picture: Any = getattr(self, "picture", None) or _opened_by_pillow(self.data, self.kind.format)
+            frames = getattr(picture, "n_frames", 1) if self.kind.format in ("png", "webp", "avif") else 1
             return Told(picture.mode, colour.has_alpha(picture), picture.info.get("icc_profile"), frames)
 
     def pixels_at(self, scale: float) -> int:
@@ -185,6 +192,8 @@ class OpenedByPillow(Opened):
     def check(self, limits: Limits) -> None:
         if self.width * self.height > limits.max_pixels:
             raise self._refuse_size(limits)
+        if max(self.width, self.height) > LONGEST_SIDE:
+            raise self._refuse_size(limits, f"a side of more than {LONGEST_SIDE:,} pixels is not decoded")
         if self._tile_pixels() > limits.max_pixels:
             raise self._refuse_size(limits, "its tiles have too many pixels")
         tiles = getattr(self.picture, "tile", ())
@@ -211,6 +220,48 @@ class OpenedByPillow(Opened):
         return colour.as_rgb(self.picture)
 
 
+class OpenedWebp(OpenedByPillow):
+    """A WebP: its header by Pillow, its pixels without."""
+
+    def pixels(self, scale: float, exact: bool) -> Pixels:  # noqa: ARG002  # there is one way, at full size
+        samples = webp.first_frame(self.data, self.picture.size, self.name)
+        return colour.flattened(samples, self.picture.info.get("icc_profile"))
+
+
+class OpenedAvif(OpenedByPillow):
+    """An AVIF, held to its limits by what is coded in it."""
+
+    def __init__(self, data: bytes, name: str, kind: Kind) -> None:
+        super().__init__(data, name, kind)
+        self.structure = found = avif.structure(data)
+        sizes = {(it.width, it.height) for it in found.of_items + found.of_tracks}
+        if not sizes or not (found.in_grid or (self.width, self.height) in sizes):
+            raise CorruptMedia(
+                f"{name} cannot be decoded", why="it says another size than it has", fix="Encode it anew"
+            )
+
+    def check(self, limits: Limits) -> None:
+        super().check(limits)
+        for coded in (self.structure.of_items, self.structure.of_tracks):
+            if any(it.width * it.height > limits.max_pixels for it in coded):
+                raise self._refuse_size(limits, "what is coded in it has too many pixels")
+            # Of colour and of transparency; the tiles of a grid come one after another.
+            if sum(sorted(it.most_bytes for it in coded)[-2:]) > AVIF_BYTES_A_PIXEL * limits.max_pixels:
+                raise self._refuse_size(limits, "an AVIF of so many pixels and bits takes too much memory")
+
+    def pixels(self, scale: float, exact: bool) -> Pixels:  # noqa: ARG002  # there is one way, at full size
+        import numpy as np
+
+        # Taken from here, as the decoder keeps its own samples as long as it lives.
+        picture: Any = self.__dict__.pop("picture", None) or _opened_by_pillow(self.data, "avif")
+        info, shape = picture.info, (self.height, self.width, len(picture.mode))
+        samples = np.frombuffer(picture._decoder.get_frame(0)[0], np.uint8).reshape(shape)
+        del picture
+        return colour.flattened(samples, info.get("icc_profile"))
+
+
+_OPENED: dict[str, type[OpenedJpeg | OpenedByPillow]] = {"jpeg": OpenedJpeg, "webp": OpenedWebp, "avif": OpenedAvif}
+
 _PLUGINS = {
     "jpeg": ("JpegImagePlugin", "JpegImageFile"),
     "png": ("PngImagePlugin", "PngImageFile"),
@@ -233,6 +284,8 @@ def _opened_by_pillow(data: bytes, format_: str) -> ImageFile:
 
 @functools.cache
 def _plugin(format_: str) -> Any:
+    if format_ == "tiff":
+        silence_libtiff()
     module, name = _PLUGINS[format_]
     return getattr(importlib.import_module(f"PIL.{module}"), name)
 

@@ -27,12 +27,27 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK = 1 << 16
 _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "sensorium"}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_ALSO_FORBIDDEN = (
-    ipaddress.ip_network("168.63.129.16/32"),  # public by its number, but it is Azure's host machine
-    ipaddress.ip_network("192.0.0.0/24"),  # for protocols; some clouds keep their metadata there
-    ipaddress.ip_network("192.88.99.0/24"),  # relays of 6to4
-    ipaddress.ip_network("64:ff9b:1::/48"),  # NAT64 into networks of one's own
+_ISATAP = 0x5EFE
+_ALSO_FORBIDDEN = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "100.64.0.0/10",  # between providers and their customers
+        "168.63.129.16/32",  # public by its number, but it is Azure's host machine
+        "192.0.0.0/24",  # for protocols; some clouds keep their metadata there
+        "192.31.196.0/24",  # AS112: names of private networks, answered by whoever is near
+        "192.175.48.0/24",
+        "2001:4:112::/48",
+        "2620:4f:8000::/48",
+        "192.88.99.0/24",  # relays of 6to4
+        "198.18.0.0/15",  # for measuring
+        "240.0.0.0/4",  # never given out
+        "64:ff9b:1::/48",  # NAT64 into networks of one's own
+        "2001::/23",  # for protocols, Teredo with them
+        "3fff::/20",  # for documentation
+        "5f00::/16",  # segment routing, inside one network
+    )
 )
+"""Beside what Python calls private, which differs by its version. Source: IANA's special-purpose registries."""
 
 
 async def system_resolve(host: str, port: int) -> list[str]:
@@ -65,10 +80,10 @@ def is_public(address: str) -> bool:
     """Whether an IP address may be reached on a stranger's behalf; what embeds another counts as that one."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inner = _embedded(ip)
+        inner = _translated(ip)
         if inner is not None:
             return is_public(str(inner))
-        if ip.is_site_local:
+        if ip.is_site_local or not all(is_public(str(reached)) for reached in _tunnelled(ip)):
             return False
     return (
         ip.is_global
@@ -77,14 +92,20 @@ def is_public(address: str) -> bool:
     )
 
 
-def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+def _translated(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that is nothing but written as this one."""
     if ip.ipv4_mapped or ip.sixtofour:
         return ip.ipv4_mapped or ip.sixtofour
-    if ip.teredo:
-        return ip.teredo[1]
     if ip in _NAT64 or int(ip) >> 32 == 0:  # the latter: `::a.b.c.d`, given up long ago, and `::`, `::1`
         return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     return None
+
+
+def _tunnelled(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """IPv4 addresses that a router could send it to, though it is an IPv6 address of its own. Source: RFC 5214, 6.1."""
+    if int(ip) >> 32 & 0xFCFFFFFF == _ISATAP:  # `0:5efe`; 0200 says that the IPv4 address is unique
+        return [ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)]
+    return []
 
 
 def _parsed(url: str) -> URL:
@@ -207,9 +228,9 @@ async def _unpacked(answer: aiohttp.ClientResponse, name: str) -> AsyncIterator[
         while piece:
             yield piece
             piece = unpacker.decompress(unpacker.unconsumed_tail, _CHUNK)
-    yield unpacker.flush()
-    if not unpacker.eof:
-        raise FetchFailed(f"Cannot fetch {name}", why="the packed answer was cut short")
+        if unpacker.eof:
+            return  # what follows is nothing of the picture, and may be endless
+    raise FetchFailed(f"Cannot fetch {name}", why="the packed answer was cut short")
 
 
 def _reason(error: Any) -> str:

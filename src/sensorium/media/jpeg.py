@@ -15,6 +15,9 @@ SCALES = (1.0, 0.5, 0.25, 0.125)
 MOST_SCANS, MOST_SAMPLES_SCANNED = 200, 8_000_000_000
 """Each scan walks over the whole picture: two seconds at most for progressive ones (measured). Encoders write about ten."""
 
+MOST_SEGMENTS = 20_000
+"""Before the first scan, fill bytes with them: Pillow takes some microseconds for each, and keeps it. Cameras write ten."""
+
 _STANDALONE = frozenset((0x00, 0x01, *range(0xD0, 0xD9)))
 _FRAMES = frozenset((*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)))
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
@@ -53,7 +56,9 @@ def read_header(data: bytes, name: str) -> JpegHeader:
     exif = xmp = None
     profile: dict[int, bytes] = {}
     at, end = 2, len(data)
-    while at + 4 <= end:
+    for _ in range(MOST_SEGMENTS):
+        if at + 4 > end:
+            break
         if data[at] != 0xFF:
             at = data.find(b"\xff", at)  # bytes between segments are skipped, as libjpeg does
             if at < 0:
