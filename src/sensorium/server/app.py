@@ -32,6 +32,7 @@ from sensorium.server.facades import native
 from sensorium.server.facades.base import Facade, Reply, key_of
 from sensorium.server.health import readiness
 from sensorium.server.origins import KnownHosts
+from sensorium.server.shortcut import Shortcut
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
@@ -42,13 +43,14 @@ def create_app(settings: Settings | None = None) -> Starlette:
     house = House(settings or load_settings())
     tasks = Registry().tasks
     facades = (*(native.facade_for(task.request) for task in tasks), *_facades())
+    doors = [Route(one.path, Door(one, house), methods=[one.method]) for one in facades]
     app = Starlette(
         routes=[
-            *(Route(one.path, Door(one, house), methods=[one.method]) for one in facades),
+            *doors,
             *_pages(house, tasks, facades),
             *ui.routes(),
         ],
-        middleware=[Middleware(Access), *_browsers(house.settings)],
+        middleware=[Middleware(Access), *_browsers(house.settings), Middleware(Shortcut, doors)],
         exception_handlers={HTTPException: _refused},  # type: ignore[dict-item] # it gets no others
         lifespan=_lifespan(house),
     )

@@ -50,7 +50,13 @@ def supervise(settings: Settings, listening: socket.socket, listens: Callable[[]
 def share(settings: Settings) -> Settings:
     """What each worker is told, where nothing else is set: its part of the cores, and to remember and count where all find it."""
     threads = max(1, settings.threads // settings.workers)
-    usual = {"threads": threads, "running": 2 * threads + 2, "cache": "sqlite", "rates": "sqlite"}
+    usual = {
+        "threads": threads,
+        "running": 2 * threads + 2,
+        "waiting": 16 * threads,
+        "cache": "sqlite",
+        "rates": "sqlite",
+    }
     chosen = settings.model_fields_set
     return settings.model_copy(update={name: value for name, value in usual.items() if name not in chosen})
 

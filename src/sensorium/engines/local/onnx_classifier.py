@@ -17,7 +17,7 @@ from sensorium.errors import EngineFailed, InvalidModel
 from sensorium.media.image import Image
 from sensorium.media.pool import in_thread
 from sensorium.runtimes import weights
-from sensorium.schemas.base import Frozen, ImageInfo, Meta
+from sensorium.schemas.base import Frozen, ImageInfo
 from sensorium.schemas.classify import Classification, ClassifyRequest, Label
 
 if TYPE_CHECKING:
@@ -250,7 +250,8 @@ class Engine:
         self, session: Session, request: ClassifyRequest, told: ImageInfo, outputs: dict[str, Tensor]
     ) -> Classification:
         labels = self._named(outputs[self._output], request.top_k)
-        return Classification(image=told, labels=labels, meta=Meta(skipped=session.skipped))
+        answer = Classification(image=told, labels=labels)
+        return answer.stamped(skipped=session.skipped) if session.skipped else answer
 
     def _named(self, output: Tensor, top_k: int) -> tuple[Label, ...]:
         if output.size != len(self._labels) + self._offset:
