@@ -55,8 +55,8 @@ async def _serve(queue: asyncio.Queue[_Place], run: Run) -> None:
     while True:
         request, place = await queue.get()
         try:
-            told: Outcome | Exception = await outcome_of(request, run)
-        except Exception as mistake:  # noqa: BLE001 - a mistake of ours goes to who asked
+            told: Outcome | Exception = await run(request)
+        except Exception as mistake:  # noqa: BLE001 - a failure is an outcome, and a mistake of ours goes to who asked
             told = mistake
         if place.done():  # nobody asks any more
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -242,8 +242,8 @@ class _Work:
     def __init__(self, service: Sensorium) -> None:
         self._service = service
 
-    async def run(self, request: Request, call: Call) -> Any:
-        return await self._service.work(request, call)
+    def run(self, request: Request, call: Call) -> Coroutine[Any, Any, Any]:
+        return self._service.work(request, call)
 
 
 class _Composed:

@@ -4,6 +4,7 @@ import pytest
 
 from sensorium.engine import Call
 from sensorium.errors import EngineFailed, InvalidRequest, Unavailable
+from sensorium.layers import stack
 from sensorium.layers.fallback import Fallback
 from tests.layers.stand_ins import Ask, Talker, listening
 
@@ -39,4 +40,4 @@ async def test_when_all_fail_the_error_lists_all() -> None:
 
 async def test_a_single_model_fails_as_itself() -> None:
     with pytest.raises(EngineFailed):
-        await Fallback([("a@1", Talker(before=EngineFailed("a broke")))]).run(Ask(text="x"), Call())
+        await stack.for_task([("a@1", Talker(before=EngineFailed("a broke")))]).run(Ask(text="x"), Call())

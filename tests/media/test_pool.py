@@ -32,12 +32,12 @@ async def test_cancelling_the_waiter_starts_no_more_work_than_there_are_threads(
         running.pop()
 
     threads = max(2, pool.cores())
-    waiters = [asyncio.create_task(in_thread(work)) for _ in range(threads)]
+    waiters = [asyncio.ensure_future(in_thread(work)) for _ in range(threads)]
     while len(running) < threads:  # noqa: ASYNC110
         await asyncio.sleep(0)
     for waiter in waiters:
         waiter.cancel()
-    later = asyncio.create_task(in_thread(work))
+    later = asyncio.ensure_future(in_thread(work))
     await asyncio.sleep(0.05)
     assert len(running) == threads
     go.set()
@@ -193,13 +193,15 @@ def test_work_sent_after_the_interpreter_has_begun_to_end_is_refused_and_never_h
     script = """
 import asyncio, atexit
 from sensorium.media.pool import in_thread
+async def zero():
+    return await in_thread(int)
 def late():
     try:
-        asyncio.run(in_thread(int))
+        asyncio.run(zero())
     except Exception as error:
         print(type(error).__name__)
 atexit.register(late)
-print(asyncio.run(in_thread(int)))
+print(asyncio.run(zero()))
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
     assert ended.stdout.split() == ["0", "ServiceClosed"]
@@ -212,8 +214,8 @@ async def test_what_work_raises_reaches_its_waiter() -> None:
 
 async def test_work_whose_waiter_left_before_it_began_is_dropped() -> None:
     go, done = threading.Event(), list[int]()
-    blocking = [asyncio.create_task(in_thread(go.wait, 10)) for _ in range(max(2, pool.cores()))]
-    waiter = asyncio.create_task(in_thread(done.append, 1))
+    blocking = [asyncio.ensure_future(in_thread(go.wait, 10)) for _ in range(max(2, pool.cores()))]
+    waiter = asyncio.ensure_future(in_thread(done.append, 1))
     await asyncio.sleep(0)
     waiter.cancel()
     await asyncio.wait([waiter])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 from sensorium.engine import Call, Delta, Engine, Event, Item, Progress
@@ -23,9 +24,11 @@ class Cache:
         self._telemetry = telemetry
         self._flights: dict[str, Flight] = {}
 
-    async def run(self, request: Request, call: Call) -> Result:
-        if not call.options.cache:
-            return await self._inner.run(request, call)
+    def run(self, request: Request, call: Call) -> Coroutine[Any, Any, Result]:
+        # Not a coroutine itself: one more on the way would be woken, too, whenever the model's is.
+        return self._remembered(request, call) if call.options.cache else self._inner.run(request, call)
+
+    async def _remembered(self, request: Request, call: Call) -> Result:
         key = f"{self._model}/{call.caller.name}/{await request.fingerprint()}"
         remembered = await self._recall(key, request)
         self._telemetry.cache_lookups[request.task, "hit" if remembered else "miss"].add()

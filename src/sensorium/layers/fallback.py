@@ -13,7 +13,7 @@ FINAL = (InvalidInput, DeadlineExceeded, ReaderStalled)
 
 
 class Fallback:
-    """Models in order of preference; the answer says which ones were passed over, and why."""
+    """Several models in order of preference; the answer says which ones were passed over, and why."""
 
     def __init__(self, models: Sequence[tuple[str, Engine[Request, Result]]]) -> None:
         self._models = models
@@ -24,7 +24,7 @@ class Fallback:
             try:
                 result = await engine.run(request, call)
             except SensoriumError as error:
-                if call.heard or isinstance(error, FINAL) or len(self._models) == 1:
+                if call.heard or isinstance(error, FINAL):
                     raise
                 skipped.append(Skipped(engine=name, code=error.code, message=str(error)))
                 last = error

@@ -34,7 +34,7 @@ def for_model(loaded: Loaded, content: str, store: Store | None, seconds: float,
 
 def for_task(models: Sequence[tuple[str, AnyEngine]]) -> AnyEngine:
     """The models that may answer a task, best first."""
-    return Fallback(models)
+    return Fallback(models) if len(models) > 1 else models[0][1]
 
 
 def for_door(engine: AnyEngine, *, running: int, waiting: int, rates: Rates) -> Admission:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -36,11 +34,17 @@ def current() -> Limits:
     return _CURRENT.get()
 
 
-@contextmanager
-def use(limits: Limits) -> Iterator[Limits]:
+class use:  # noqa: N801 - read as a verb: `with limits.use(mine):`
     """Hold to these limits inside the block, in tasks started there, and in work that it sends to the pool."""
-    before = _CURRENT.set(limits)
-    try:
-        yield limits
-    finally:
-        _CURRENT.reset(before)
+
+    __slots__ = ("_before", "_limits")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def __enter__(self) -> Limits:
+        self._before = _CURRENT.set(self._limits)
+        return self._limits
+
+    def __exit__(self, *error: object) -> None:
+        _CURRENT.reset(self._before)

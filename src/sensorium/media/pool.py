@@ -20,8 +20,8 @@ from sensorium.telemetry import TELEMETRY
 T = TypeVar("T")
 
 
-async def in_thread(work: Callable[..., T], *args: Any) -> T:
-    """What `work(*args)` returns, worked out in one of the process's worker threads, one a core.
+def in_thread(work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    """To be awaited: what `work(*args)` returns, worked out in one of the process's worker threads, one a core.
 
     The thread is free again when the work ends, not when the waiter goes: work that has begun runs to its end though
     nobody waits, work that has not is dropped. Context variables, and so the limits, are the caller's.
@@ -29,7 +29,7 @@ async def in_thread(work: Callable[..., T], *args: Any) -> T:
     loop = asyncio.get_running_loop()
     errand = _Errand(work, args, loop, loop.create_future())
     _workers().queue.put(errand)
-    return await errand.waiter  # type: ignore[no-any-return]
+    return errand.waiter
 
 
 def cores() -> int:
