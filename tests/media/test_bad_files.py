@@ -20,12 +20,12 @@ from sensorium.errors import SensoriumError
 from sensorium.media.source import Source
 
 def megabytes():
+    # Not getrusage: on Linux it begins with what the parent had when it started this process.
     try:
-        import resource
-    except ImportError:  # Windows
+        status = open("/proc/self/status").read()
+    except OSError:  # elsewhere
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1e3
 
 async def main():
     for path in json.load(sys.stdin):
