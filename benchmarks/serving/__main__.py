@@ -50,9 +50,13 @@ def measured(model: models.Model, pictures: Sequence[Path]) -> dict[str, Any]:
         everyone: list[Contestant] = [*loops, *servers]
         turns: dict[str, list[Turn]] = {one.name: [] for one in everyone}
         memory = dict.fromkeys(turns, 0.0)
+        for one in everyone:
+            one.rest()
         for _ in range(ROUNDS):
             for one in everyone:
+                one.wake()
                 turns[one.name].append(one.turn())
+                one.rest()
                 memory[one.name] = max(memory[one.name], one.pss_mib())
         for name, each in turns.items():
             print(json.dumps(line(model.precision, name, each, memory[name])), flush=True)
