@@ -53,7 +53,6 @@ def share(settings: Settings) -> Settings:
     usual = {
         "threads": threads,
         "running": 2 * threads + 2,
-        "waiting": 16 * threads,
         "cache": "sqlite",
         "rates": "sqlite",
     }
