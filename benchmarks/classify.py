@@ -50,20 +50,29 @@ def bare_threads(paths: list[Path]) -> Pass:
     return lambda part: list(pool.map(one, paths[part]))
 
 
+def kept_graph() -> Path:
+    """The default model's graph, in the folder where built ones are kept."""
+    from sensorium.config import load_settings
+    from sensorium.engines.local import onnx_classifier as classifier
+    from sensorium.runtimes import weights
+
+    made = weights.onnx_model(classifier.CARDS[0], load_settings().cache_dir)
+    assert isinstance(made, Path), "the cache folder cannot be written"
+    return made
+
+
 def bare_step(graph: Path | None = None) -> Callable[[Path], list[tuple[int, float]]]:
     """From a file to the five likeliest classes, by what the engine itself calls; by default with the default model."""
     import onnxruntime
 
-    from sensorium.config import load_settings
     from sensorium.engines.local import onnx_classifier as classifier
     from sensorium.media import limits
     from sensorium.media.decode import describe
-    from sensorium.runtimes import weights
 
     card = classifier.CARDS[0]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    graph = graph or weights.onnx_file(card, load_settings().cache_dir)
+    graph = graph or kept_graph()
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     preparation = classifier.Preparation(classifier.read_input(card))
 

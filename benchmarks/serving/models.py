@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sensorium.config import load_settings
+from benchmarks import classify
+
 from sensorium.engines.local import onnx_classifier as classifier
-from sensorium.runtimes import weights
 
 CARD = classifier.CARDS[0]
 TAKEN = 128
@@ -28,7 +28,7 @@ class Model:
 
 
 def fp32() -> Model:
-    return Model("fp32", CARD.name, weights.onnx_file(CARD, load_settings().cache_dir))
+    return Model("fp32", CARD.name, classify.kept_graph())
 
 
 def int8(pictures: Sequence[Path]) -> Model:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from sensorium import modelfolder
 from sensorium.engine import Call, Card, Host, Preparing
-from sensorium.errors import InvalidRequest, SensoriumError
+from sensorium.errors import InvalidConfiguration, InvalidRequest, SensoriumError
 from sensorium.media.pool import in_thread
 from sensorium.media.source import Source
 from sensorium.registry import Registry
@@ -92,7 +92,7 @@ async def quantize(
     twin = _twin(card, name or f"{card.name}_int8")
     modelfolder.folder_for(registry, twin.name, force=force)
     prepare = registry.preparation(card)
-    graph = await in_thread(weights.onnx_file, card, host.cache_dir)
+    graph = await in_thread(_file_of, card, host.cache_dir)
     if await in_thread(is_quantised, graph):
         raise InvalidRequest(f"Model {card.id} is quantised already", fix="Name the model that it was made from")
     chosen = _spread(pictures, limit)
@@ -122,6 +122,14 @@ async def quantize(
             **agreed,
             **_how(made, method, numbers),
         )
+
+
+def _file_of(card: Card, cache_dir: Path) -> Path:
+    model = weights.onnx_model(card, cache_dir)
+    if isinstance(model, bytes):
+        why, fix = f"nothing can be written in {cache_dir}", "Set `cache_dir` to a folder that is writable"
+        raise InvalidConfiguration(f"Cannot keep the graph of {card.id} while it is quantised", why=why, fix=fix)
+    return model
 
 
 def _how(made: Quantised, method: Method, numbers: Numbers) -> dict[str, Any]:

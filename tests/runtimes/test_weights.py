@@ -11,8 +11,9 @@ import pytest
 
 from sensorium.engine import Card, Weights
 from sensorium.engines.local.onnx_classifier import CARDS
-from sensorium.errors import InvalidConfiguration, InvalidModel, ModelNotInstalled
+from sensorium.errors import InvalidModel, ModelNotInstalled
 from sensorium.runtimes import efficientnet_lite, weights
+from sensorium.runtimes.onnx import Session
 from tests.runtimes.graphs import lookup
 
 LITE0 = CARDS[0]
@@ -41,7 +42,7 @@ def test_a_file_in_the_cards_folder_is_found(tmp_path: Path) -> None:
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "own.onnx").write_bytes(lookup())
     card = own(folder, "deep/own.onnx")
-    assert weights.onnx_file(card, tmp_path) == folder / "deep" / "own.onnx"
+    assert weights.onnx_model(card, tmp_path) == folder / "deep" / "own.onnx"
 
 
 @pytest.mark.parametrize(
@@ -91,14 +92,14 @@ def test_another_file_than_the_cards_is_refused_naming_both_sums(tmp_path: Path)
     (tmp_path / "own.onnx").write_bytes(b"something else")
     begins = hashlib.sha256(b"something else").hexdigest()[:12]
     with pytest.raises(InvalidModel, match=rf"own\.onnx begins with {begins}, its card says 000000000000"):
-        weights.onnx_file(own(tmp_path, sha256="0" * 64), tmp_path)
+        weights.onnx_model(own(tmp_path, sha256="0" * 64), tmp_path)
 
 
 def test_the_sum_is_compared_before_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own.onnx").write_bytes(b"hostile")
     monkeypatch.setattr(efficientnet_lite, "build", lambda path, card: pytest.fail("it was read"))
     with pytest.raises(InvalidModel, match="sha256"):
-        weights.onnx_file(own(tmp_path, sha256="0" * 64, builder="efficientnet_lite"), tmp_path)
+        weights.onnx_model(own(tmp_path, sha256="0" * 64, builder="efficientnet_lite"), tmp_path)
 
 
 def test_a_name_that_leads_out_of_a_package_is_refused() -> None:
@@ -110,38 +111,45 @@ def test_a_name_that_leads_out_of_a_package_is_refused() -> None:
 def test_an_unknown_builder_is_refused(tmp_path: Path, builder: str) -> None:
     (tmp_path / "own.onnx").write_bytes(b"x")
     with pytest.raises(InvalidModel, match="no builder"):
-        weights.onnx_file(own(tmp_path, builder=builder), tmp_path)
+        weights.onnx_model(own(tmp_path, builder=builder), tmp_path)
+
+
+def kept(card: Card, cache_dir: Path) -> Path:
+    """The file in which the card's model is."""
+    made = weights.onnx_model(card, cache_dir)
+    assert isinstance(made, Path)
+    return made
 
 
 def test_a_graph_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = weights.onnx_file(LITE0, tmp_path / "cache")
+    first = kept(LITE0, tmp_path / "cache")
     monkeypatch.setattr(efficientnet_lite, "build", lambda path, card: pytest.fail("it was built again"))
-    assert weights.onnx_file(LITE0, tmp_path / "cache") == first
+    assert kept(LITE0, tmp_path / "cache") == first
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.name]
 
 
 def test_another_builder_or_card_makes_another_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficientnet_lite, "build", lambda path, card: card.name.encode())
-    made = [weights.onnx_file(LITE0, tmp_path)]
-    made.append(weights.onnx_file(LITE0.model_copy(update={"input": {"size": 192}}), tmp_path))
+    made = [kept(LITE0, tmp_path)]
+    made.append(kept(LITE0.model_copy(update={"input": {"size": 192}}), tmp_path))
     monkeypatch.setattr(efficientnet_lite, "BUILDER_VERSION", "next")
-    made.append(weights.onnx_file(LITE0, tmp_path))
+    made.append(kept(LITE0, tmp_path))
     assert len(set(made)) == 3
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a graph"])
 def test_a_damaged_graph_is_built_again(tmp_path: Path, damage: bytes) -> None:
-    path = weights.onnx_file(LITE0, tmp_path)
+    path = kept(LITE0, tmp_path)
     whole = path.read_bytes()
     path.write_bytes(damage or whole[:-1])
-    assert weights.onnx_file(LITE0, tmp_path).read_bytes() == whole
+    assert kept(LITE0, tmp_path).read_bytes() == whole
 
 
 def test_processes_that_build_at_once_agree(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from sensorium.runtimes import weights;"
         "from sensorium.engines.local.onnx_classifier import CARDS;"
-        "sys.stdin.read(); print(weights.onnx_file(CARDS[0], Path(sys.argv[1])).name)"
+        "sys.stdin.read(); print(weights.onnx_model(CARDS[0], Path(sys.argv[1])).name)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     both = [
@@ -156,7 +164,13 @@ def test_processes_that_build_at_once_agree(tmp_path: Path) -> None:
     assert len(said) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_where_nothing_can_be_kept_the_graph_is_built_for_this_process_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(InvalidConfiguration, match="cache_dir"):
-        weights.onnx_file(LITE0, tmp_path / "file" / "cache")
+    made = weights.onnx_model(LITE0, tmp_path / "file" / "cache")
+    assert made == kept(LITE0, tmp_path / "cache").read_bytes()
+    assert "cannot be written" in caplog.text
+    session = Session(made, name="lite0@1")
+    session.close()
+    assert [output.name for output in session.outputs] == ["logits", "embedding"]

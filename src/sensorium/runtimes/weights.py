@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import logging
 import os
 import re
 import tempfile
@@ -15,7 +16,9 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 
 from sensorium.engine import Card, Weights
-from sensorium.errors import InvalidConfiguration, InvalidModel, ModelNotInstalled, SensoriumError
+from sensorium.errors import InvalidModel, ModelNotInstalled
+
+log = logging.getLogger("sensorium.models")
 
 SETTLED_SECONDS = 1.0
 """How long a file must have stood unchanged to be taken for whole, where no checksum says so: whoever copies, writes
@@ -52,11 +55,12 @@ def is_installed(card: Card) -> bool:
         return False
 
 
-def onnx_file(card: Card, cache_dir: Path) -> Path:
-    """An ONNX file with the card's model: the weights themselves, or the graph that the card's builder makes of them.
+def onnx_model(card: Card, cache_dir: Path) -> Path | bytes:
+    """The card's model: the file of the weights themselves, or the graph that the card's builder makes of them.
 
     Built graphs are kept in `cache_dir`, named by the checksums of what they were made from and of themselves, so that
-    a damaged one is noticed and built again, and processes that build at once put down the same.
+    a damaged one is noticed and built again, and processes that build at once put down the same. Where nothing can be
+    written there, the graph's bytes.
 
     Raises ModelNotInstalled and InvalidModel, the latter also for weights that are not those of the card's checksum.
     """
@@ -69,7 +73,15 @@ def onnx_file(card: Card, cache_dir: Path) -> Path:
     builder = _builder(weights.builder, card)
     recipe = f"{card.name} {card.input} {card.quirks} {builder.BUILDER_VERSION} {checksum}"
     stem = f"{card.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
-    return _kept(cache_dir, stem) or _keep(cache_dir, stem, bytes(builder.build(path, card)))
+    kept = _kept(cache_dir, stem)
+    if kept is not None:
+        return kept
+    graph = bytes(builder.build(path, card))
+    try:
+        return _keep(cache_dir, stem, graph)
+    except OSError as error:
+        log.warning("Model %s is built anew in each process: %s cannot be written (%s)", card.id, cache_dir, error)
+        return graph
 
 
 def verified(path: Path, card: Card) -> str:
@@ -202,18 +214,12 @@ def _keep(cache_dir: Path, stem: str, graph: bytes) -> Path:
             Path(name).replace(path)
         finally:
             Path(name).unlink(missing_ok=True)
-    except OSError as error:
+    except OSError:
         # Windows lets nobody replace a file that is open: another process was first, with the same bytes.
         if _kept(cache_dir, stem) == path:
             return path
-        raise _unwritable(cache_dir, error) from error
+        raise
     return path
-
-
-def _unwritable(cache_dir: Path, error: OSError) -> SensoriumError:
-    return InvalidConfiguration(
-        f"Cannot keep a built graph in {cache_dir}", why=str(error), fix="Set `cache_dir` to a folder that is writable"
-    )
 
 
 def _sha256(path: Path) -> str:

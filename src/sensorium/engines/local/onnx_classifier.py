@@ -196,9 +196,9 @@ class Engine:
         self._offset = int(quirks.background)
         self._labels = _labels(self._card)
         self._prepare = preparation(self._card)
-        path = weights.onnx_file(self._card, self._host.cache_dir)
+        model = weights.onnx_model(self._card, self._host.cache_dir)
         session = Session(
-            path,
+            model,
             name=self._card.id,
             threads=self._host.threads,
             queue=self._host.queue,

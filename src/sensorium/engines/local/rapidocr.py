@@ -179,9 +179,11 @@ class Engine:
 
     def _open(self, part: str) -> Session:
         card = _part(self._card, part)
-        path = weights.onnx_file(card, self._host.cache_dir)
+        model = weights.onnx_model(card, self._host.cache_dir)
         name, host = f"{card.id} {part}", self._host
-        session = Session(path, name=name, threads=host.threads, queue=host.queue, many_shapes=True, device=host.device)
+        session = Session(
+            model, name=name, threads=host.threads, queue=host.queue, many_shapes=True, device=host.device
+        )
         self._sessions.append(session)
         return session
 
