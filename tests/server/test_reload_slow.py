@@ -73,4 +73,5 @@ def test_a_model_unloaded_after_idle_time_gives_its_memory_back(tmp_path: Path) 
             assert eventually(lambda: resident(server) < full - 0.9 * BALLAST)  # noqa: B023
             after.append(resident(server))
         print(f"\nMiB loaded {full:.0f}, unloaded {[round(one) for one in after]}")  # noqa: T201
-        assert after[-1] <= after[0] * 1.05 + 4
+        # What is left of the first cycles comes and goes by some twenty MiB; growth would go on.
+        assert after[-1] <= max(after[:-1]) * 1.05 + 4
