@@ -59,7 +59,7 @@ class Server(Frozen):
     def _address(cls, url: str) -> str:
         parts = urlsplit(url.strip())
         if parts.scheme not in ("http", "https") or not parts.hostname or any(ord(sign) < 33 for sign in url.strip()):
-            raise ValueError("is no address such as http://host:8000")
+            raise ValueError(f"{url[:100]!r} is not an address such as http://host:8000")
         if parts.username or parts.password:
             raise ValueError("names a user; a key goes into `key`")
         if parts.query or parts.fragment:
