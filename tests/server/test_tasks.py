@@ -191,6 +191,7 @@ async def test_what_is_wrong_has_its_status_and_code_and_a_sentence(client: Clie
         ("GET", "/nowhere", 404, "not_found"),
         ("POST", "/health/live", 405, "method_not_allowed"),
         ("GET", "/%0a%0dforged", 404, "not_found"),
+        ("POST", "/predict/", 404, "not_found"),  # and no redirection, to wherever `Host` says
     ],
 )
 async def test_unknown_routes_and_methods_are_refused_in_our_shape(

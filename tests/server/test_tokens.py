@@ -116,6 +116,11 @@ async def test_a_token_with_strange_words_is_refused(told: dict[str, Any]) -> No
     await refused(by_secret(), forged({"alg": "HS256", "typ": "JWT"}, claims(**told), SECRET.encode()))
 
 
+async def test_a_scope_that_cannot_be_written_is_none() -> None:
+    caller = await by_secret().caller(jwt.encode(claims(scope="read \ud800"), SECRET))
+    assert caller.scopes == frozenset({"read"})
+
+
 async def test_audience_and_issuer_must_be_those_that_are_set() -> None:
     tokens = by_secret(audience="sensorium", issuer="https://issuer.example")
     right = {"aud": ["other", "sensorium"], "iss": "https://issuer.example"}

@@ -106,8 +106,9 @@ def _tell(scope: Scope, answer: _Answer, seconds: float) -> None:
     TELEMETRY.http_requests[route, str(answer.status)].add()
     TELEMETRY.http_request_seconds[route].observe(seconds)
     if log.isEnabledFor(logging.INFO):
-        fields = {"method": scope["method"], "route": route, "status": answer.status, "ms": round(milliseconds, 1)}
-        log.info("%s %s %d %.1f ms", scope["method"], route, answer.status, milliseconds, extra={"fields": fields})
+        method = scope["method"][:20]
+        fields = {"method": method, "route": route, "status": answer.status, "ms": round(milliseconds, 1)}
+        log.info("%s %s %d %.1f ms", method, route, answer.status, milliseconds, extra={"fields": fields})
 
 
 def _describe(span: Any, scope: Scope, answer: _Answer) -> None:

@@ -54,6 +54,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
         exception_handlers={HTTPException: _refused},  # type: ignore[dict-item] # it gets no others
         lifespan=_lifespan(house),
     )
+    # To where is written by who asks: a Host that is not ours would send clients, with their keys, elsewhere.
+    app.router.redirect_slashes = False
     app.state.house = house
     return app
 
@@ -202,7 +204,7 @@ async def _refused(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
         told = {
             "code": "method_not_allowed",
-            "message": f"This route does not take {request.method}. See /openapi.json.",
+            "message": f"This route does not take {request.method[:20]}. See /openapi.json.",
         }
     body = {"error": {**told, "retryable": False, "trace": request.scope[TRACE]}}
     return _response(Reply(error.status_code, to_json(body)), dict(error.headers or {}))

@@ -216,7 +216,7 @@ def _scopes(claims: Mapping[str, Any]) -> Iterable[str]:
     """Words in one text, as RFC 8693 writes them, or a list; none where the claim is missing."""
     told = claims.get("scope", "")
     words = told.split() if isinstance(told, str) else told if isinstance(told, list) else []
-    return [word for word in words if isinstance(word, str)]
+    return [word for word in words if isinstance(word, str) and word.isprintable()]
 
 
 def _is_time(value: object) -> bool:

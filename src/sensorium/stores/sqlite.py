@@ -128,9 +128,23 @@ def _open(path: Path, schema: str, setting: str) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
-        connection.executescript(PRAGMAS + schema)
+        _set_up(connection, PRAGMAS + schema)
     except (OSError, sqlite3.Error) as error:
         raise InvalidConfiguration(
             f"Cannot open the store {path}", why=str(error), fix=f"Choose another `{setting}`"
         ) from error
     return connection
+
+
+def _set_up(connection: sqlite3.Connection, script: str) -> None:
+    """While others change a new file to WAL, SQLite says at once that it is locked, however long it was told to wait."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.executescript(script)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
