@@ -39,14 +39,6 @@ class Frozen(BaseModel):
         return twin
 
 
-class Timing(Frozen):
-    """How long one engine took."""
-
-    engine: str = Field(examples=["efficientnet_lite0@1"])
-    """The model that ran, as model@version."""
-    seconds: float = Field(ge=0, examples=[0.012])
-
-
 class Skipped(Frozen):
     """A model that was tried first and did not answer, and why."""
 
