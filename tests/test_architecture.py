@@ -43,7 +43,8 @@ HEAVY = (
     "onnx",
     "aiohttp",
     "starlette",
-    "granian",
+    "uvicorn",
+    "uvloop",
     "rapidocr",
     "sensorium.server",
 )

@@ -33,9 +33,8 @@ MANNER = "daemon off;" + (" user root;" if hasattr(os, "geteuid") and os.geteuid
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (Debian: apt-get install nginx)")
 
 STREAM = """
-import asyncio, socket, sys
-from granian.constants import Interfaces
-from granian.server.embed import Server
+import sys
+import uvicorn
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -48,7 +47,7 @@ async def app(scope, receive, send):
     while (await receive())["type"] != "http.disconnect":
         pass
 
-asyncio.run(Server(app, port=int(sys.argv[1]), interface=Interfaces.ASGI).serve())
+uvicorn.run(app, port=int(sys.argv[1]), log_level="error")
 """
 """Says one thing, and goes on without end."""
 

@@ -65,7 +65,7 @@ def eventually(holds: object, seconds: float = 5.0) -> bool:
 def running(folder: Path, **settings: object) -> Iterator[Server]:
     models, temporary, log_file = folder / "models", folder / "tmp", folder / "log"
     for made in (models, temporary):
-        made.mkdir(parents=True)
+        made.mkdir(parents=True, exist_ok=True)
     for name, quirks in CARDS.items():
         head = f'name = "{name}"\nkind = "fake"\ntasks = ["*"]\nlicence = "Apache-2.0"\n'
         (models / f"{name}.toml").write_text(f"{head}[quirks]\n{quirks}\n", encoding="utf-8")

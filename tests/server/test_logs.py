@@ -156,3 +156,19 @@ def test_a_failure_has_its_traceback_in_its_object() -> None:
         told = json.loads(written(Json(), "Broke", error=True))
     assert told["message"] == "Broke"
     assert told["error"].endswith("ZeroDivisionError: division by zero")
+
+
+def test_lines_are_written_soon_and_a_warning_at_once_in_order() -> None:
+    script = (
+        "import logging, os, time; from sensorium.server.logs import log_to_stderr; log_to_stderr();"
+        "log = logging.getLogger('sensorium.x'); log.info('one'); log.warning('two'); log.info('three');"
+        "time.sleep(0.5); log.info('lost'); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert re.findall(r"one|two|three|lost", done.stderr) == ["one", "two", "three"]
+
+
+def test_the_last_lines_are_written_when_the_process_ends() -> None:
+    script = "import logging; from sensorium.server.logs import log_to_stderr; log_to_stderr(); logging.getLogger('sensorium').info('end')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.endswith("end\n")

@@ -92,12 +92,13 @@ def ask(server: Server, query: str = "", data: bytes | None = None) -> int:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a real ONNX model, whose numbers nobody else moves."""
-    with running(tmp_path_factory.mktemp("watched")) as server:
-        models = server.temporary.parent / "models"
-        graph = channel_means()
-        (models / "channels.onnx").write_bytes(graph)
-        (models / "channels.toml").write_text(CARD.format(sha256=sha256(graph).hexdigest()), encoding="utf-8")
-        (models / "names.txt").write_text("red\ngreen\nblue\n", encoding="utf-8")
+    folder = tmp_path_factory.mktemp("watched")
+    models, graph = folder / "models", channel_means()
+    models.mkdir()
+    (models / "channels.onnx").write_bytes(graph)
+    (models / "channels.toml").write_text(CARD.format(sha256=sha256(graph).hexdigest()), encoding="utf-8")
+    (models / "names.txt").write_text("red\ngreen\nblue\n", encoding="utf-8")
+    with running(folder) as server:
         yield server
 
 

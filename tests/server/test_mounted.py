@@ -10,9 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from granian.constants import Interfaces
-from granian.log import LogLevels
-from granian.server.embed import Server
+import uvicorn
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -41,31 +39,17 @@ def host_of(vision: Starlette, **more: Any) -> Starlette:
 
 @asynccontextmanager
 async def serving(app: Starlette) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
-    """A client of the application, and its address. It is served by granian in this loop."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = Server(
-        app, address="127.0.0.1", port=port, interface=Interfaces.ASGI, websockets=False, log_level=LogLevels.error
-    )
-    serving = asyncio.create_task(server.serve())
-    url = f"http://127.0.0.1:{port}"
+    """A client of the application, and its address. It is served in this loop, as any host would."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         async with aiohttp.ClientSession(url) as client:
-            await until_it_listens(client)
             yield client, url
     finally:
-        server.stop()  # type: ignore[no-untyped-call]
+        server.should_exit = True
         await serving
-
-
-async def until_it_listens(client: aiohttp.ClientSession) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                async with client.get("/"):
-                    return
-            except aiohttp.ClientConnectorError:
-                await asyncio.sleep(0.01)
 
 
 async def told(client: aiohttp.ClientSession, path: str) -> Any:

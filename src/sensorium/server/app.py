@@ -13,9 +13,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 import sensorium
 from sensorium import discovery
@@ -44,7 +46,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     tasks = Registry().tasks
     facades = (*(native.facade_for(task.request) for task in tasks), *_facades())
     doors = [Route(one.path, Door(one, house), methods=[one.method]) for one in facades]
-    app = Starlette(
+    app = _Application(
         routes=[
             *doors,
             *_pages(house, tasks, facades),
@@ -58,6 +60,16 @@ def create_app(settings: Settings | None = None) -> Starlette:
     app.router.redirect_slashes = False
     app.state.house = house
     return app
+
+
+class _Application(Starlette):
+    """Starlette without its own layer for what nobody foresaw: `Access` answers that, and a layer costs every message a call."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
+        for layer, positional, named in reversed(self.user_middleware):
+            app = layer(app, *positional, **named)
+        return app
 
 
 def running(app: Starlette) -> AbstractAsyncContextManager[Any]:

@@ -218,8 +218,8 @@ def unexpected(error: Exception) -> EngineFailed:
     return failed
 
 
-async def send_reply(reply: Reply, send: Send, *, last: bool = False) -> None:
-    """`last`: nothing more can come over this connection, since the rest of a body would come first."""
+async def send_reply(reply: Reply, send: Send, *, more: bool = False, last: bool = False) -> None:
+    """`more`: the end of the answer is yet to be sent. `last`: the connection ends with it."""
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(reply.body)).encode()),
@@ -227,18 +227,22 @@ async def send_reply(reply: Reply, send: Send, *, last: bool = False) -> None:
         *([(b"connection", b"close")] if last else ()),
     ]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+    await send({"type": "http.response.body", "body": reply.body, "more_body": more})
 
 
 async def answer(reply: Reply, scope: Scope, arrival: Arrival, send: Send) -> None:
-    """Answer, and then let what is still coming of the body pass by, within limits."""
+    """Answer, and before the answer ends let what is still coming of the body pass by, within limits.
+
+    Who closes a connection on which bytes wait to be read breaks it, and its other side may never see the answer.
+    """
     if arrival.whole:
         await send_reply(reply, send)
         return
     headers = _headers(scope)
-    await send_reply(reply, send, last=not is_soon_over(headers))
+    await send_reply(reply, send, more=True, last=not is_soon_over(headers))
     if "expect" not in headers:
         await arrival.forget_rest()
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _headers(scope: Scope) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""One process that serves: an event loop, a service and granian, on a socket that listens already.
+"""One process that serves: an event loop, a service and uvicorn, on a socket that listens already.
 
 Run as a module it is a worker of `sensorium serve --workers N`: the number of the socket is its argument, the settings
 come as a line on standard input, and it stops when that input ends, for then nobody looks after it any more.
@@ -14,26 +14,22 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
-from granian._granian import SocketHolder
-from granian.constants import HTTPModes, Interfaces, SSLProtocols
-from granian.log import LogLevels
-from granian.server.embed import Server
+import uvicorn
 from pydantic_core import from_json
 
 from sensorium.config import Settings, exactly
 from sensorium.errors import SensoriumError, ServiceClosed
-from sensorium.server.app import create_app
+from sensorium.server.app import create_app, running
 from sensorium.server.door import House
+from sensorium.server.http import Connection
 from sensorium.server.logs import log_to_stderr
 
-MOST_CONNECTIONS = 4096
-"""Connections at once, slow senders included; how many requests are worked on, `running` and `waiting` say."""
-
-SETTLE_SECONDS = 0.2
-"""granian's threads may still let go of idle connections when `run` returns; ending the interpreter meanwhile makes them complain."""
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection may be idle between requests: longer than proxies keep theirs, which nginx does for 60 s."""
 
 CUT_SECONDS = 5.0
 """How long threads that cannot be stopped may hold up the end, once the time for answers is over."""
@@ -46,65 +42,70 @@ def run(settings: Settings, listening: socket.socket, listens: Callable[[], None
 
     Takes the socket over; calls `listens` once it serves. Raises ServiceClosed when the server breaks.
     """
-    asyncio.run(_serve(settings, listening, listens))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings, listening, listens))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":  # for which there is no uvloop
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 async def _serve(settings: Settings, listening: socket.socket, listens: Callable[[], None]) -> None:
     app = create_app(settings)
     house: House = app.state.house
-    server = _Server(app, listening, settings)
     asked = _asked_to_stop()
-    serving = asyncio.create_task(server.serve())
-    telling = asyncio.create_task(_tell(house, listens))
-    waiting = asyncio.create_task(asked.wait())
-    await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
-    house.leaving = True
-    server.stop()  # type: ignore[no-untyped-call]
-    for task in (telling, waiting):
-        task.cancel()
-    if not (await asyncio.wait([serving], timeout=settings.drain_seconds))[0]:
-        log.warning("Cut off: what is still under way after %g s (`drain_seconds`)", settings.drain_seconds)
-        _end_within(CUT_SECONDS)
-        house.cut()
-        await asyncio.wait([serving], timeout=CUT_SECONDS / 2)
-        serving.cancel()
-    broken = (await asyncio.gather(serving, return_exceptions=True))[0]
-    await asyncio.sleep(SETTLE_SECONDS)
-    if server.interrupt_children:
+    async with running(app):
+        server = _Server(_configured(app, settings))
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        waiting = asyncio.create_task(asked.wait())
+        listens()
+        await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
+        house.leaving = True
+        server.should_exit = True
+        waiting.cancel()
+        if not (await asyncio.wait([serving], timeout=settings.drain_seconds))[0]:
+            log.warning("Cut off: what is still under way after %g s (`drain_seconds`)", settings.drain_seconds)
+            _end_within(CUT_SECONDS)
+            house.cut()
+            await asyncio.wait([serving], timeout=CUT_SECONDS / 2)
+            server.force_exit = True
+        broken = (await asyncio.gather(serving, return_exceptions=True))[0]
+    if broken is not None:
         raise ServiceClosed("The server could not go on", fix="Read what the log says above") from broken
 
 
-class _Server(Server):
-    """granian's server in this loop, on a socket that others may share."""
-
-    def __init__(self, app: object, listening: socket.socket, settings: Settings) -> None:
-        self._listening = listening
-        super().__init__(
-            app,
-            address=settings.host,
-            port=listening.getsockname()[1],
-            interface=Interfaces.ASGI,
-            http=HTTPModes.http1,
-            websockets=False,
-            backlog=socket.SOMAXCONN,
-            backpressure=MOST_CONNECTIONS,
-            log_level=LogLevels.error,
-            ssl_cert=settings.certfile,
-            ssl_key=settings.keyfile,
-            ssl_protocol_min=SSLProtocols.tls12,
-        )
-
-    def _init_shared_socket(self) -> None:
-        if sys.platform == "win32":  # where granian takes no socket of others
-            self._listening.close()
-            super()._init_shared_socket()
-        else:
-            self._shd = SocketHolder(self._listening.detach(), False, self.backlog)  # type: ignore[call-arg,assignment] # as it pickles them
+def _configured(app: Any, settings: Settings) -> uvicorn.Config:
+    """The limits, the log and the lifespan are ours; the rest is left as uvicorn has it."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        interface="asgi3",
+        lifespan="off",
+        loop="none",
+        log_config=None,
+        log_level=logging.ERROR,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        backlog=socket.SOMAXCONN,
+        ssl_certfile=settings.certfile,
+        ssl_keyfile=settings.keyfile,
+        ssl_keyfile_password="",
+    )
 
 
-async def _tell(house: House, listens: Callable[[], None]) -> None:
-    await house.opened.wait()
-    listens()
+class _Server(uvicorn.Server):
+    """uvicorn's server, which leaves signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def _asked_to_stop() -> asyncio.Event:

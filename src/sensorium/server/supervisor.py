@@ -1,7 +1,4 @@
-"""Several processes that serve on one socket: each that dies is followed by another.
-
-granian's own supervisor was not taken: two deaths of one worker within 5.5 s end the whole server.
-"""
+"""Several processes that serve on one socket: each that dies is followed by another."""
 
 from __future__ import annotations
 
