@@ -19,6 +19,8 @@ from sensorium.models import trial
 from sensorium.registry import Registry, read_card
 
 CARD = "card.toml"
+FIRST = Card.model_fields["version"].default
+"""The version of a model that nobody gave one."""
 PIECE = 1 << 20
 
 
@@ -46,7 +48,7 @@ async def add(
     Raises InvalidRequest when file, checksum, labels and card do not fit together or the model is there already
     (unless `force`), FileMissing, and InvalidConfiguration when the folder cannot be written.
     """
-    folder = folder_for(registry, card.name, force=force)
+    folder = folder_for(registry, card.name, card.version, force=force)
     before = _contents(folder)
     try:
         made = await in_thread(_taken_in, folder, card, file, labels, sha256)
@@ -59,16 +61,17 @@ async def add(
     return read_card(folder / CARD)
 
 
-def folder_for(registry: Registry, name: str, *, force: bool = False) -> Path:
-    """Where a model of that name is put.
+def folder_for(registry: Registry, name: str, version: str = FIRST, *, force: bool = False) -> Path:
+    """Where that version of a model is put: each has its own, so that versions stand side by side.
 
     Raises InvalidRequest when one is there already (unless `force`), and InvalidConfiguration without a models folder.
     """
     if registry.models_dir is None:
         raise InvalidConfiguration("There is no models folder", fix="Set `models_dir`")
-    folder = registry.models_dir / name
+    folder = registry.models_dir / (name if version == FIRST else f"{name}-{version}")
     if (folder / CARD).exists() and not force:
-        raise InvalidRequest(f"Model {name} is there already", why=f"{folder} holds it", fix="Add --force")
+        fix = "Add --force to replace it, or another --version to put one beside it"
+        raise InvalidRequest(f"Model {name}@{version} is there already", why=f"{folder} holds it", fix=fix)
     return folder
 
 

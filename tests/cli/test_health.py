@@ -69,6 +69,7 @@ def test_no_answer_is_exit_code_1_too(sensorium: Sensorium, url: str) -> None:
     told = sensorium("health", "--url", url)
     assert told.exit_code == 1
     assert "is not ready: " in told.stderr
+    assert "Errno" not in told.stderr
 
 
 def test_without_a_url_the_server_of_the_settings_is_asked(

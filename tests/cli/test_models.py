@@ -91,6 +91,21 @@ def test_a_model_is_not_replaced_unless_forced(
     assert len(list((tmp_path / "models" / "tiny").iterdir())) == 3, "card, weights and labels; the old labels are gone"
 
 
+def test_versions_stand_side_by_side_and_the_name_alone_means_the_highest(
+    sensorium: Sensorium, home: Path, tmp_path: Path, tiny: list[str | Path]
+) -> None:
+    assert sensorium(*tiny).exit_code == 0
+    added = sensorium(*tiny, "--version", "2")
+    assert added.exit_code == 0, added.output
+    assert "Added tiny@2" in added.stdout
+    (home / "x.png").write_bytes(png())
+    for name, meant in (("tiny", "tiny@2"), ("tiny@1", "tiny@1")):
+        (answer,) = lines(sensorium("classify", "x.png", "--model", name, "--json"))
+        assert answer["result"]["meta"]["engine"] == meant
+    assert sensorium(*tiny, "--version", "2").exit_code == 2
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"tiny", "tiny-2"}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

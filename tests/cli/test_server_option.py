@@ -52,3 +52,13 @@ def test_a_wrong_address_or_key_ends_with_2_and_is_not_repeated(
     assert "`key`" in told.stderr
     assert "secret" not in told.output
     assert sensorium("classify", photos / "a.png", "--server", "127.0.0.1:9", "--key", "x").exit_code == 2
+
+
+def test_a_missing_key_is_told_with_where_to_give_one(
+    sensorium: Sensorium, photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with running(tmp_path_factory.mktemp("keyed"), auth="on") as keyed:
+        told = sensorium("classify", photos / "a.png", "--server", keyed.url)
+    assert told.exit_code == 2
+    assert "--key" in told.stderr
+    assert "SENSORIUM_KEY" in told.stderr

@@ -13,7 +13,7 @@ from typing import Any
 
 from sensorium.cli.group import exit_code
 from sensorium.cli.inputs import Input
-from sensorium.cli.screen import Screen
+from sensorium.cli.screen import Screen, told
 from sensorium.errors import SensoriumError
 from sensorium.lists import Outcome
 from sensorium.registry import Task
@@ -80,7 +80,7 @@ class ForPeople:
         from sensorium.cli.views import seen
 
         if isinstance(outcome, SensoriumError):
-            self.screen.complain(f"{question.input.name}: {outcome}")
+            self.screen.complain(f"{question.input.name}: {told(outcome)}")
             return
         self.screen.show(seen(question.input.name, outcome, question.target))
 

@@ -61,7 +61,8 @@ def _asked(url: str, seconds: float, *, trusted: bool) -> tuple[int | None, Any]
     except HTTPError as error:
         return error.code, _read(error.read())
     except (OSError, HTTPException, ValueError) as error:  # ValueError: what is no URL at all
-        return None, str(getattr(error, "reason", error))
+        reason = getattr(error, "reason", error)
+        return None, getattr(reason, "strerror", None) or str(reason)
 
 
 def _read(body: bytes) -> Any:

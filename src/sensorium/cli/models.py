@@ -26,7 +26,8 @@ EXAMPLE = """\b
 Examples:
   sensorium models add resnet50 resnet50.onnx
   sensorium models add flowers flowers.onnx --labels flowers.txt --input-size 224 --input-mean 127.5 --input-std 127.5
-  sensorium models add flowers flowers.onnx --card flowers.toml"""
+  sensorium models add flowers flowers.onnx --card flowers.toml
+  sensorium models add flowers better.onnx --card flowers.toml --version 2"""
 
 
 def _add(
@@ -36,12 +37,13 @@ def _add(
     sha256: str | None,
     card: Path | None,
     licence: str | None,
+    version: str | None,
     force: bool,
     **options: Any,
 ) -> None:
     settings = load_settings()
     registry = Registry(settings.models_dir)
-    template = _template(registry, name, card, given(options), licence, file)
+    template = _template(registry, name, card, given(options), {"licence": licence, "version": version}, file)
     if labels == "imagenet":
         template, labels = template.model_copy(update={"labels": labels}), None
     host = Host(cache_dir=settings.cache_dir, device="cpu")
@@ -54,7 +56,7 @@ def _add(
 
 
 def _template(
-    registry: Registry, name: str, card: Path | None, how: dict[str, Any], licence: str | None, file: Path
+    registry: Registry, name: str, card: Path | None, how: dict[str, Any], told: dict[str, str | None], file: Path
 ) -> Card:
     """What is told of the model, what is known of it, and for the rest what its file says."""
     start = _read(card) if card else modelfolder.known(registry, name)
@@ -71,13 +73,14 @@ def _template(
         click.echo(f"Read from {file.name}: {', '.join(f'{key} {value}' for key, value in read.items())}.")
     how = {**read, **how}
     base = start or Card(name="new", kind=KIND, tasks=("classify",), licence=UNKNOWN)
-    told = {
+    whole = {
         **base.model_dump(exclude_defaults=True),
         "name": base.name if start is not None and card is None else name.lower(),
-        "licence": licence or base.licence,
+        "licence": base.licence,
         "input": {**base.input, **how},
+        **{key: value for key, value in told.items() if value},
     }
-    return checked(Card, told, "models add")
+    return checked(Card, whole, "models add")
 
 
 def _inferred(registry: Registry, file: Path, told: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +137,11 @@ def _add_command() -> click.Command:
             help="What to know about the model; weights are filled in. [default: what is known of NAME]",
         ),
         click.Option(["--licence"], metavar="SPDX", help=f"[default: what is known of NAME, else {UNKNOWN}]"),
-        click.Option(["--force"], is_flag=True, help="Replace a model of that name. [default: refuse]"),
+        click.Option(
+            ["--version"],
+            help="Put it beside other versions of that name; the highest is meant by the name alone. [default: 1]",
+        ),
+        click.Option(["--force"], is_flag=True, help="Replace that version of the model. [default: refuse]"),
     ]
     return click.Command(
         "add",

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from sensorium.errors import SensoriumError, Unauthenticated
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -91,6 +93,13 @@ def console(*, stderr: bool = False) -> Console:
     if not made.is_terminal:
         made.width = WIDE
     return made
+
+
+def told(error: SensoriumError) -> str:
+    """An error for who typed the command: what a server says of keys is for those who write headers."""
+    return (
+        f"{error} Here: --key KEY, or the variable SENSORIUM_KEY." if isinstance(error, Unauthenticated) else f"{error}"
+    )
 
 
 def plain(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 import sensorium
@@ -56,6 +57,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
         exception_handlers={HTTPException: _refused},  # type: ignore[dict-item] # it gets no others
         lifespan=_lifespan(house),
     )
+    for route in app.routes:
+        _end_at_the_end(route)
     # To where is written by who asks: a Host that is not ours would send clients, with their keys, elsewhere.
     app.router.redirect_slashes = False
     app.state.house = house
@@ -70,6 +73,12 @@ class _Application(Starlette):
         for layer, positional, named in reversed(self.user_middleware):
             app = layer(app, *positional, **named)
         return app
+
+
+def _end_at_the_end(route: BaseRoute) -> None:
+    """Of a regular expression `$` also stands before a line break at the end, so that `/v1/read%0A` would find `/v1/read`."""
+    if isinstance(route, Route):
+        route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
 
 
 def running(app: Starlette) -> AbstractAsyncContextManager[Any]:
