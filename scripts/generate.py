@@ -19,7 +19,9 @@ from pydantic.fields import FieldInfo
 
 from sensorium.config import Settings
 from sensorium.errors import SensoriumError, every_error
+from sensorium.media.source import Source
 from sensorium.registry import Registry, Task
+from sensorium.schemas.base import Frozen, Request
 from sensorium.telemetry import Telemetry
 
 OWN_MODELS = """
@@ -172,14 +174,16 @@ def stub(define: str, *, with_exports: bool) -> str:
     exports = (
         "from sensorium import aio as aio\n"
         "from sensorium.client import connect as connect\n"
+        "from sensorium.engine import Delta as Delta\n"
         "from sensorium.config import Settings as Settings\n"
         "from sensorium.media.source import Source as Source\n"
         "from sensorium.service import Sensorium as Sensorium\n"
+        "from sensorium.streams import stream as stream\n"
         "from sensorium.verbs import close as close\n"
         if with_exports
-        else "from sensorium.client import AsyncClient as AsyncClient\n"
+        else "from sensorium.client import AsyncClient as AsyncClient\nfrom sensorium.streams import async_stream\n"
     )
-    others = "__version__: str\n" if with_exports else "connect = AsyncClient\n"
+    others = "__version__: str\n" if with_exports else "connect = AsyncClient\nstream = async_stream\n"
     verbs = "\n".join(_verb(define, "", task) for task in _own_tasks())
     return _stub_file(exports, f"{others}\n{verbs}")
 
@@ -202,32 +206,58 @@ def _own_tasks() -> list[Task]:
 
 
 def _stub_file(exports: str, code: str) -> str:
-    imports = sorted({_import(task.answer) for task in _own_tasks()} | {_import(SensoriumError)})
+    imports = sorted({_import(kind) for task in _own_tasks() for kind in _named_by(task)} | {_import(SensoriumError)})
     return _formatted(
         f'"""The verbs, with their types: {DO_NOT_EDIT}."""\n\n'
         "# A str is a Sequence too; the first overload takes it, as the code does.\n"
         '# mypy: disable-error-code="overload-overlap"\n\n'
-        "from collections.abc import Sequence\nfrom typing import Literal, overload\n\n"
+        "from collections.abc import Mapping, Sequence\nfrom typing import Any, Literal, overload\n\n"
         f"{exports}{chr(10).join(imports)}\nfrom sensorium.media.source import SourceLike\n\n{code}"
     )
 
 
 def _verb(define: str, receiver: str, task: Task) -> str:
-    names = task.request.source_fields()
+    request = task.request
+    by_place = (*request.source_fields(), *request.positional, *([request.gathers] if request.gathers else ()))
     options = "".join(
         f", {name}: {_type(field.annotation)} = ..."
-        for name, field in task.request.model_fields.items()
-        if name not in names
+        for name, field in request.model_fields.items()
+        if name not in by_place
     )
-    one = ", ".join(f"{name}: SourceLike" for name in names)
-    rest = f"*{options}, timeout: float | None = ..., cache: bool = ..."
-    answer = task.answer.__name__
-    said = Registry().task(task.name).request.__doc__ or ""
+    schema = ", schema: type[Any] | Mapping[str, Any] | None = ..." if "json_schema" in request.model_fields else ""
+    manner = 'timeout: float | None = ..., cache: bool = ..., privacy: Literal["any", "local"] = ..., max_cost: float | None = ...'
+    rest, answer = f"{options}{schema}, {manner}", task.answer.__name__
+    one, many = _by_place(request)
+    said = (request.__doc__ or "").partition(chr(10))[0]
     return (
-        f"@overload\n{define} {task.name}({receiver}{one}, {rest}) -> {answer}:\n"
-        f'    """{said.partition(chr(10))[0]}"""\n\n'
-        f"@overload\n{define} {task.name}({receiver}{names[0]}: Sequence[SourceLike], {rest}) -> list[{answer} | SensoriumError]: ...\n"
+        f'@overload\n{define} {task.name}({receiver}{one}{rest}) -> {answer}:\n    """{said}"""\n\n'
+        f"@overload\n{define} {task.name}({receiver}{many}{rest}) -> list[{answer} | SensoriumError]: ...\n"
     )
+
+
+def _by_place(request: type[Request]) -> tuple[str, str]:
+    """The parameters that may be given by place: for one answer, and for a list of them."""
+    if request.gathers:
+        return f"*{request.gathers}: SourceLike", f"{request.gathers}: Sequence[Sequence[SourceLike]], /, *"
+    first, *others = request.source_fields()
+    rest = "".join(f", {name}: SourceLike" for name in others)
+    rest += "".join(f", {name}: {_type(request.model_fields[name].annotation)} = ..." for name in request.positional)
+    one = "SourceLike" if request.needs_source() else "SourceLike | None = ..."
+    return f"{first}: {one}{rest}, *", f"{first}: Sequence[SourceLike]{rest}, *"
+
+
+def _named_by(task: Task) -> set[type]:
+    """The classes of ours that a verb's types name."""
+    fields = task.request.model_fields.values()
+    parts = {part for field in fields for part in _parts(field.annotation)}
+    return {task.answer} | {part for part in parts if issubclass(part, Frozen)}
+
+
+def _parts(annotation: Any) -> set[type]:
+    inner = typing.get_args(annotation)
+    if not inner:
+        return {annotation} if isinstance(annotation, type) else set()
+    return {part for one in inner for part in _parts(one)}
 
 
 def _formatted(code: str) -> str:
@@ -245,7 +275,10 @@ def _import(kind: type) -> str:
 def _type(annotation: Any) -> str:
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return "None" if annotation is types.NoneType else annotation.__name__
-    return re.sub(r"\btyping\.", "", str(annotation)).replace("NoneType", "None")
+    if annotation == tuple[Source, ...]:
+        return "Sequence[SourceLike]"
+    plain = re.sub(r"\b(typing|collections\.abc|sensorium(\.\w+)+)\.", "", str(annotation))
+    return plain.replace("NoneType", "None")
 
 
 def _status(kind: type[SensoriumError]) -> int:
@@ -263,6 +296,8 @@ def http_codes() -> dict[str, tuple[int, str]]:
 
 
 def _brings(card: Any) -> str:
+    if "base_url" in card.quirks:
+        return f"setting `{card.quirks['base_url_from' if card.quirks.get('key_optional') else 'key']}`"
     return f"`{card.install}`" if card.install else "sensorium itself"
 
 

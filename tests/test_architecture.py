@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "sensorium"
 LEVELS = [
     {"__main__"},
     {"cli", "aio"},
-    {"client", "quantization"},
+    {"client", "quantization", "streams"},
     {"server.serve", "verbs", "modelfolder"},
     {"server.process"},
     {"server.app"},
@@ -24,10 +24,10 @@ LEVELS = [
     {"models"},
     {"config", "registry"},
     {"tasks", "engines", "layers"},
-    {"runtimes", "stores"},
+    {"runtimes", "stores", "tariff"},
     {"engine", "lists"},
     {"schemas"},
-    {"media"},
+    {"media", "pricing"},
     {"telemetry", "dependencies", "discovery", "deadline"},
     {"errors"},
 ]

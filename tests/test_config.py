@@ -6,6 +6,7 @@ import pytest
 
 from sensorium.config import WITH_SECRETS, Settings, config_file, load_settings
 from sensorium.errors import InvalidConfiguration
+from sensorium.service import Sensorium
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +76,14 @@ def test_secrets_are_told_to_processes_of_our_own_alone(monkeypatch: pytest.Monk
     assert again.jwt_secret is not None
     assert again.jwt_secret.get_secret_value() == secret
     assert again.sealing_key == settings.sealing_key
+
+
+def test_the_address_of_a_redis_keeps_its_password_to_processes_of_our_own() -> None:
+    settings = load_settings(cache="redis", redis_url="redis://:swordfish@redis:6379/0")
+    assert "swordfish" not in settings.model_dump_json() + repr(settings)
+    assert "swordfish" in settings.model_dump_json(context=WITH_SECRETS)
+
+
+def test_a_cache_in_redis_needs_its_address() -> None:
+    with pytest.raises(InvalidConfiguration, match="redis_url"):
+        Sensorium(load_settings(cache="redis"))

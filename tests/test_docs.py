@@ -13,6 +13,9 @@ import pytest
 
 from sensorium.engine import Card
 from sensorium.engines.local.onnx_classifier import read_input
+from sensorium.engines.remote import google_vision
+from sensorium.layers.prepare import Input
+from sensorium.registry import Registry
 from tests.pictures import photograph, png
 from tests.server.conftest import Server, running
 
@@ -75,6 +78,17 @@ def test_the_card_on_the_page_is_one_that_would_be_read() -> None:
     (written,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     card = Card.model_validate(tomllib.loads(written))
     assert read_input(card).size == 224
+
+
+def test_the_cards_and_settings_for_cloud_services_on_the_page_are_ones_that_would_be_read() -> None:
+    page = (ROOT / "docs" / "hybrid.md").read_text(encoding="utf-8")
+    settings, written = map(tomllib.loads, re.findall(r"```toml\n(.*?)```", page, re.DOTALL))
+    card = Card.model_validate(written)
+    assert Input.model_validate(card.input).denoise
+    assert google_vision.Quirks.model_validate(card.quirks).key == "VISION_EU_KEY"
+    registry = Registry()
+    for task, names in settings["models"].items():
+        assert [registry.card(name, task).name for name in names] == names
 
 
 def test_every_target_that_the_pages_name_is_in_the_makefile() -> None:

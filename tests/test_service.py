@@ -31,6 +31,7 @@ from sensorium.media.source import Source
 from sensorium.schemas.analyze import AnalyzeRequest
 from sensorium.schemas.base import Result
 from sensorium.schemas.classify import Classification, ClassifyRequest
+from sensorium.schemas.detect import DetectRequest
 from sensorium.service import Sensorium, Stream
 from sensorium.telemetry import TELEMETRY
 from tests.pictures import JUNK, jpeg, png
@@ -359,3 +360,10 @@ async def test_an_answer_says_every_model_and_card_that_was_passed_over(
         ("broken@1", "engine_failed"),
         ("efficientnet_lite0@1 on cuda:0", "out_of_device_memory"),
     ]
+
+
+async def test_a_task_for_which_no_model_is_named_says_what_could_be(opened: Open) -> None:
+    async with opened() as sensorium:
+        with pytest.raises(InvalidRequest, match=r"`model`.*`models\.detect`.*google_vision"):
+            await sensorium.run(DetectRequest(image=Source.of(jpeg())))
+        assert (await sensorium.run(DetectRequest(image=Source.of(jpeg()), model="fake"))).objects

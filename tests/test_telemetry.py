@@ -113,7 +113,7 @@ def test_names_keep_prometheus_conventions() -> None:
         assert name.startswith(("sensorium_", "process_")), name
         assert name.endswith("_total") == (family.kind == "counter"), name
         assert family.meaning.endswith("."), name
-        assert family.kind != "histogram" or name.endswith(("_seconds", "_size")), name
+        assert family.kind != "histogram" or name.endswith(("_seconds", "_size", "_ratio")), name
 
 
 def test_trace_ids_are_32_hex_digits_and_differ() -> None:

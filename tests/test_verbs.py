@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 import sensorium
 from sensorium import aio, verbs
-from sensorium.errors import InvalidRequest, SensoriumError
-from tests.pictures import jpeg, png
+from sensorium.errors import FileMissing, InvalidRequest, SensoriumError
+from tests.pictures import jpeg, photograph, png
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +133,71 @@ def test_a_plain_script_ends_in_silence(verb: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", script]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+class Thing(BaseModel):
+    label: str
+    price: float | None
+
+
+def test_a_question_is_given_by_place_after_the_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png())
+    assert "64 × 48" in sensorium.ask(path, "What is this?").text
+    assert "no picture" in sensorium.ask(prompt="Hello").text
+    assert "no picture" in sensorium.ask(None, "Hello").text
+    assert "Picture 2" in sensorium.ask(path, "What is this?", images=[str(path)]).text
+    with pytest.raises(InvalidRequest, match="`prompt` is empty"):
+        sensorium.ask(path)
+    with pytest.raises(InvalidRequest, match="image, prompt"):
+        sensorium.ask(path, "What?", "Why?")  # type: ignore[call-overload]
+    with pytest.raises(FileMissing):
+        sensorium.ask(path, "What is this?", images=["nowhere.jpg"])
+
+
+def test_pictures_inside_messages_may_be_paths_here(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png())
+    said: Any = [{"role": "user", "parts": [{"image": str(path)}, {"text": "What is this?"}]}]
+    assert "64 × 48" in sensorium.ask(messages=said).text
+
+
+def test_one_question_about_a_list_is_asked_about_each() -> None:
+    outcomes = sensorium.ask([jpeg(), "nowhere.jpg"], "这是什么？")
+    assert [type(one).__name__ for one in outcomes] == ["Answer", "FileMissing"]
+    assert not isinstance(outcomes[0], SensoriumError)
+    assert "不是语言模型" in outcomes[0].text
+
+
+def test_a_type_as_schema_gives_an_instance_of_it() -> None:
+    thing = sensorium.ask(photograph(), "What is this?", schema=Thing).data
+    assert thing == Thing(label="espresso", price=None)
+    assert sensorium.ask(photograph(), "?", schema={"type": "object"}).data["label"] == "espresso"
+    assert sensorium.ask([photograph()], "?", schema=Thing)[0].data == thing  # type: ignore[union-attr]
+    with pytest.raises(InvalidRequest, match="`schema`"):
+        sensorium.ask(photograph(), "?", schema=17)  # type: ignore[call-overload]
+    with pytest.raises(InvalidRequest, match="`schema`"):
+        sensorium.classify(jpeg(), schema=Thing)  # type: ignore[call-overload]
+
+
+async def test_a_type_as_schema_gives_an_instance_where_it_is_awaited() -> None:
+    assert (await aio.ask(photograph(), "?", schema=Thing)).data == Thing(label="espresso", price=None)
+
+
+def test_pictures_are_compared_by_place_and_lists_of_them_one_by_one() -> None:
+    assert "Picture 2 has the most pixels." in sensorium.compare(png(20, 20), png(60, 60)).recommendation
+    outcomes = sensorium.compare([[png(), png()], [png()]], question="Which?")
+    assert [type(one).__name__ for one in outcomes] == ["Comparison", "InvalidRequest"]
+    with pytest.raises(InvalidRequest, match=r"compare\(a, b\)"):
+        sensorium.compare([png(), png()])  # type: ignore[list-item]
+    with pytest.raises(InvalidRequest, match="`images`"):
+        sensorium.compare()
+
+
+def test_privacy_is_one_of_two_words() -> None:
+    assert sensorium.ask(jpeg(), "?", privacy="local").text
+    with pytest.raises(InvalidRequest, match="`privacy`"):
+        sensorium.ask(jpeg(), "?", privacy="some")  # type: ignore[call-overload]
 
 
 def test_every_task_is_offered_with_its_help() -> None:

@@ -7,7 +7,8 @@
 
 Every task is a verb here, and a coroutine function in `sensorium.aio`. One input gives a
 result or raises a SensoriumError; a list gives a list of the same length and order, each
-a result or a SensoriumError. `connect(url, key)` gives the same verbs, answered by a server.
+a result or a SensoriumError. `stream` has the same verbs, and gives an answer as it comes.
+`connect(url, key)` gives the same verbs, answered by a server.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _EXPORTS = {
     "Source": "sensorium.media.source",
     "close": "sensorium.verbs",
     "connect": "sensorium.client",
+    "stream": "sensorium.streams",
+    "Delta": "sensorium.engine",
 }
 
 

@@ -3,20 +3,28 @@
 # A str is a Sequence too; the first overload takes it, as the code does.
 # mypy: disable-error-code="overload-overlap"
 
-from collections.abc import Sequence
-from typing import Literal, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
 
 from sensorium import aio as aio
 from sensorium.client import connect as connect
 from sensorium.config import Settings as Settings
+from sensorium.engine import Delta as Delta
 from sensorium.errors import SensoriumError as SensoriumError
 from sensorium.media.source import Source as Source
 from sensorium.media.source import SourceLike
 from sensorium.schemas.analyze import Analysis as Analysis
+from sensorium.schemas.ask import Answer as Answer
+from sensorium.schemas.ask import Message as Message
 from sensorium.schemas.classify import Classification as Classification
+from sensorium.schemas.compare import Comparison as Comparison
 from sensorium.schemas.describe_pixels import PixelDescription as PixelDescription
+from sensorium.schemas.detect import Detections as Detections
+from sensorium.schemas.faces import Faces as Faces
 from sensorium.schemas.read import Reading as Reading
+from sensorium.schemas.tokens import TokenCount as TokenCount
 from sensorium.service import Sensorium as Sensorium
+from sensorium.streams import stream as stream
 from sensorium.verbs import close as close
 
 __version__: str
@@ -30,6 +38,8 @@ def analyze(
     top_k: int = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> Analysis:
     """Say all that can be said of a picture: labels, text, colours and quality."""
 
@@ -42,7 +52,57 @@ def analyze(
     top_k: int = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> list[Analysis | SensoriumError]: ...
+@overload
+def ask(
+    image: SourceLike | None = ...,
+    prompt: str = ...,
+    *,
+    model: str | None = ...,
+    images: Sequence[SourceLike] = ...,
+    system: str | None = ...,
+    messages: tuple[Message, ...] = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    tile: int | None = ...,
+    max_tokens: int = ...,
+    temperature: float | None = ...,
+    top_p: float | None = ...,
+    stop: tuple[str, ...] = ...,
+    seed: int | None = ...,
+    json_schema: Mapping[str, Any] | None = ...,
+    schema: type[Any] | Mapping[str, Any] | None = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> Answer:
+    """Ask a vision-language model about pictures, or about words alone."""
+
+@overload
+def ask(
+    image: Sequence[SourceLike],
+    prompt: str = ...,
+    *,
+    model: str | None = ...,
+    images: Sequence[SourceLike] = ...,
+    system: str | None = ...,
+    messages: tuple[Message, ...] = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    tile: int | None = ...,
+    max_tokens: int = ...,
+    temperature: float | None = ...,
+    top_p: float | None = ...,
+    stop: tuple[str, ...] = ...,
+    seed: int | None = ...,
+    json_schema: Mapping[str, Any] | None = ...,
+    schema: type[Any] | Mapping[str, Any] | None = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[Answer | SensoriumError]: ...
 @overload
 def classify(
     image: SourceLike,
@@ -52,6 +112,8 @@ def classify(
     exact: bool = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> Classification:
     """Name what a picture shows."""
 
@@ -64,10 +126,47 @@ def classify(
     exact: bool = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> list[Classification | SensoriumError]: ...
 @overload
+def compare(
+    *images: SourceLike,
+    model: str | None = ...,
+    question: str = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    max_tokens: int = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> Comparison:
+    """Compare pictures: what they have in common, what sets them apart, and which to take."""
+
+@overload
+def compare(
+    images: Sequence[Sequence[SourceLike]],
+    /,
+    *,
+    model: str | None = ...,
+    question: str = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    max_tokens: int = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[Comparison | SensoriumError]: ...
+@overload
 def describe_pixels(
-    image: SourceLike, *, model: str | None = ..., colours: int = ..., timeout: float | None = ..., cache: bool = ...
+    image: SourceLike,
+    *,
+    model: str | None = ...,
+    colours: int = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> PixelDescription:
     """Measure a picture: colours, brightness, contrast, blur, size and shape."""
 
@@ -79,7 +178,65 @@ def describe_pixels(
     colours: int = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> list[PixelDescription | SensoriumError]: ...
+@overload
+def detect(
+    image: SourceLike,
+    *,
+    model: str | None = ...,
+    min_score: float = ...,
+    limit: int | None = ...,
+    names: tuple[str, ...] = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> Detections:
+    """Find the things in a picture."""
+
+@overload
+def detect(
+    image: Sequence[SourceLike],
+    *,
+    model: str | None = ...,
+    min_score: float = ...,
+    limit: int | None = ...,
+    names: tuple[str, ...] = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[Detections | SensoriumError]: ...
+@overload
+def faces(
+    image: SourceLike,
+    *,
+    model: str | None = ...,
+    min_score: float = ...,
+    limit: int | None = ...,
+    attributes: bool = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> Faces:
+    """Find the faces in a picture."""
+
+@overload
+def faces(
+    image: Sequence[SourceLike],
+    *,
+    model: str | None = ...,
+    min_score: float = ...,
+    limit: int | None = ...,
+    attributes: bool = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[Faces | SensoriumError]: ...
 @overload
 def read(
     image: SourceLike,
@@ -88,6 +245,8 @@ def read(
     min_score: float = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> Reading:
     """Read the text in a picture: Chinese and English."""
 
@@ -99,4 +258,38 @@ def read(
     min_score: float = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> list[Reading | SensoriumError]: ...
+@overload
+def tokens(
+    image: SourceLike | None = ...,
+    *,
+    model: str | None = ...,
+    images: Sequence[SourceLike] = ...,
+    prompt: str = ...,
+    system: str | None = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    max_tokens: int = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> TokenCount:
+    """Say what a question to a model would take and cost, without asking it."""
+
+@overload
+def tokens(
+    image: Sequence[SourceLike],
+    *,
+    model: str | None = ...,
+    images: Sequence[SourceLike] = ...,
+    prompt: str = ...,
+    system: str | None = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    max_tokens: int = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[TokenCount | SensoriumError]: ...

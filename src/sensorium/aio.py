@@ -1,6 +1,6 @@
 """The verbs as coroutine functions: `await sensorium.aio.classify("cat.jpg")`, in any event loop.
 
-`connect(url, key)` gives the same, answered by a server.
+`connect(url, key)` gives the same, answered by a server; `stream` gives an answer as it comes, for `async for`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ def __getattr__(name: str) -> Any:
         from sensorium.client import AsyncClient
 
         return AsyncClient
+    if name == "stream":
+        from sensorium.streams import async_stream
+
+        return async_stream
     from sensorium.discovery import TASKS, modules
 
     if name.startswith("_") or name not in modules(TASKS):
@@ -26,4 +30,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     from sensorium.discovery import TASKS, modules
 
-    return sorted({"connect", *modules(TASKS)})
+    return sorted({"connect", "stream", *modules(TASKS)})

@@ -3,18 +3,26 @@
 # A str is a Sequence too; the first overload takes it, as the code does.
 # mypy: disable-error-code="overload-overlap"
 
-from collections.abc import Sequence
-from typing import Literal, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
 
 from sensorium.client import AsyncClient as AsyncClient
 from sensorium.errors import SensoriumError as SensoriumError
 from sensorium.media.source import SourceLike
 from sensorium.schemas.analyze import Analysis as Analysis
+from sensorium.schemas.ask import Answer as Answer
+from sensorium.schemas.ask import Message as Message
 from sensorium.schemas.classify import Classification as Classification
+from sensorium.schemas.compare import Comparison as Comparison
 from sensorium.schemas.describe_pixels import PixelDescription as PixelDescription
+from sensorium.schemas.detect import Detections as Detections
+from sensorium.schemas.faces import Faces as Faces
 from sensorium.schemas.read import Reading as Reading
+from sensorium.schemas.tokens import TokenCount as TokenCount
+from sensorium.streams import async_stream
 
 connect = AsyncClient
+stream = async_stream
 
 @overload
 async def analyze(
@@ -25,6 +33,8 @@ async def analyze(
     top_k: int = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> Analysis:
     """Say all that can be said of a picture: labels, text, colours and quality."""
 
@@ -37,7 +47,57 @@ async def analyze(
     top_k: int = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> list[Analysis | SensoriumError]: ...
+@overload
+async def ask(
+    image: SourceLike | None = ...,
+    prompt: str = ...,
+    *,
+    model: str | None = ...,
+    images: Sequence[SourceLike] = ...,
+    system: str | None = ...,
+    messages: tuple[Message, ...] = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    tile: int | None = ...,
+    max_tokens: int = ...,
+    temperature: float | None = ...,
+    top_p: float | None = ...,
+    stop: tuple[str, ...] = ...,
+    seed: int | None = ...,
+    json_schema: Mapping[str, Any] | None = ...,
+    schema: type[Any] | Mapping[str, Any] | None = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> Answer:
+    """Ask a vision-language model about pictures, or about words alone."""
+
+@overload
+async def ask(
+    image: Sequence[SourceLike],
+    prompt: str = ...,
+    *,
+    model: str | None = ...,
+    images: Sequence[SourceLike] = ...,
+    system: str | None = ...,
+    messages: tuple[Message, ...] = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    tile: int | None = ...,
+    max_tokens: int = ...,
+    temperature: float | None = ...,
+    top_p: float | None = ...,
+    stop: tuple[str, ...] = ...,
+    seed: int | None = ...,
+    json_schema: Mapping[str, Any] | None = ...,
+    schema: type[Any] | Mapping[str, Any] | None = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[Answer | SensoriumError]: ...
 @overload
 async def classify(
     image: SourceLike,
@@ -47,6 +107,8 @@ async def classify(
     exact: bool = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> Classification:
     """Name what a picture shows."""
 
@@ -59,10 +121,47 @@ async def classify(
     exact: bool = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> list[Classification | SensoriumError]: ...
 @overload
+async def compare(
+    *images: SourceLike,
+    model: str | None = ...,
+    question: str = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    max_tokens: int = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> Comparison:
+    """Compare pictures: what they have in common, what sets them apart, and which to take."""
+
+@overload
+async def compare(
+    images: Sequence[Sequence[SourceLike]],
+    /,
+    *,
+    model: str | None = ...,
+    question: str = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    max_tokens: int = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[Comparison | SensoriumError]: ...
+@overload
 async def describe_pixels(
-    image: SourceLike, *, model: str | None = ..., colours: int = ..., timeout: float | None = ..., cache: bool = ...
+    image: SourceLike,
+    *,
+    model: str | None = ...,
+    colours: int = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> PixelDescription:
     """Measure a picture: colours, brightness, contrast, blur, size and shape."""
 
@@ -74,7 +173,65 @@ async def describe_pixels(
     colours: int = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> list[PixelDescription | SensoriumError]: ...
+@overload
+async def detect(
+    image: SourceLike,
+    *,
+    model: str | None = ...,
+    min_score: float = ...,
+    limit: int | None = ...,
+    names: tuple[str, ...] = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> Detections:
+    """Find the things in a picture."""
+
+@overload
+async def detect(
+    image: Sequence[SourceLike],
+    *,
+    model: str | None = ...,
+    min_score: float = ...,
+    limit: int | None = ...,
+    names: tuple[str, ...] = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[Detections | SensoriumError]: ...
+@overload
+async def faces(
+    image: SourceLike,
+    *,
+    model: str | None = ...,
+    min_score: float = ...,
+    limit: int | None = ...,
+    attributes: bool = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> Faces:
+    """Find the faces in a picture."""
+
+@overload
+async def faces(
+    image: Sequence[SourceLike],
+    *,
+    model: str | None = ...,
+    min_score: float = ...,
+    limit: int | None = ...,
+    attributes: bool = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[Faces | SensoriumError]: ...
 @overload
 async def read(
     image: SourceLike,
@@ -83,6 +240,8 @@ async def read(
     min_score: float = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> Reading:
     """Read the text in a picture: Chinese and English."""
 
@@ -94,4 +253,38 @@ async def read(
     min_score: float = ...,
     timeout: float | None = ...,
     cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
 ) -> list[Reading | SensoriumError]: ...
+@overload
+async def tokens(
+    image: SourceLike | None = ...,
+    *,
+    model: str | None = ...,
+    images: Sequence[SourceLike] = ...,
+    prompt: str = ...,
+    system: str | None = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    max_tokens: int = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> TokenCount:
+    """Say what a question to a model would take and cost, without asking it."""
+
+@overload
+async def tokens(
+    image: Sequence[SourceLike],
+    *,
+    model: str | None = ...,
+    images: Sequence[SourceLike] = ...,
+    prompt: str = ...,
+    system: str | None = ...,
+    detail: Literal["auto", "low", "high", "original"] = ...,
+    max_tokens: int = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[TokenCount | SensoriumError]: ...

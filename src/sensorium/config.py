@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from sensorium.errors import InvalidConfiguration
+from sensorium.pricing import Price
 from sensorium.schemas.base import wrong_fields
 
 WITH_SECRETS = "with secrets"
@@ -66,8 +67,8 @@ class Settings(BaseSettings):
     timeout_seconds: float = Field(default=60.0, gt=0)
     """How long a request may take, waiting included, unless it says otherwise."""
 
-    cache: Literal["memory", "sqlite", "off"] = "memory"
-    """Where answers are remembered: in this process, in a file that outlives it, or nowhere."""
+    cache: Literal["memory", "sqlite", "redis", "off"] = "memory"
+    """Where answers are remembered: in this process, in a file that outlives it, in the Redis of `redis_url`, or nowhere."""
     cache_seconds: float = Field(default=3600.0, gt=0)
     """How long an answer is remembered."""
     cache_bytes: int = Field(default=64 * 2**20, ge=0)
@@ -138,7 +139,37 @@ class Settings(BaseSettings):
     traces_to: str | None = Field(default=None, pattern="^https?://")
     """Where to send OpenTelemetry traces (OTLP over HTTP), such as `http://localhost:4318/v1/traces`; needs the extra `otel`. Absent: none are made."""
 
-    @field_serializer("sealing_key", "jwt_secret")
+    prices: dict[str, Price] = {}
+    """What models cost, by name with or without `provider/`, in US dollars per million tokens: `input`, `output` and `cached`. They
+    go before the published prices, and make `llava = {input = 0.1, output = 0.2}` of a model of your own."""
+
+    redis_url: SecretStr | None = None
+    """The Redis or Valkey that several servers share, such as `redis://:PASSWORD@HOST:6379/0`; needs the extra `redis`. Absent: none."""
+
+    provider_attempts: int = Field(default=3, ge=1)
+    """How often a remote model is asked before the next one is, or the failure is told; all within the request's own time."""
+    provider_requests_per_minute: int = Field(default=60, ge=0)
+    """How many requests a minute go to one provider, all models that share its limits together; 0: no limit. A card's
+    `limits` go before this, and before the next two."""
+    provider_tokens_per_minute: int = Field(default=0, ge=0)
+    """How many tokens a minute, in and out; 0: no limit."""
+    provider_concurrent: int = Field(default=5, ge=0)
+    """How many requests may be under way at once; 0: no limit."""
+
+    ask_longest_side: int = Field(default=1024, ge=32)
+    """How large a picture is sent to a remote model at most, in pixels of its longer side; never larger than it is."""
+    ask_several_longest_side: int = Field(default=2048, ge=32)
+    """As `ask_longest_side`, of each of several pictures in one question, and of one that is asked about with detail `high`."""
+    ask_quality: int = Field(default=85, ge=1, le=100)
+    """The quality of the JPEGs that pictures for a remote model are made into."""
+
+    privacy: Literal["any", "local"] = "any"
+    """Which models may answer. `local`: none for which pictures or words would leave this machine, also where they are named to fall back on."""
+
+    heartbeat_seconds: float = Field(default=15.0, ge=0.01)
+    """After how long without anything to tell a streamed answer gives a sign of life, so that nobody on the way takes it for dead."""
+
+    @field_serializer("sealing_key", "jwt_secret", "redis_url")
     def _hidden(self, secret: SecretStr | None, info: FieldSerializationInfo[Any]) -> Any:
         return secret.get_secret_value() if secret and info.context == WITH_SECRETS else secret
 

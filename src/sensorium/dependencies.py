@@ -8,7 +8,7 @@ from types import ModuleType
 
 from sensorium.errors import MissingDependency
 
-EXTRAS = {"av": "video", "jwt": "auth", "cryptography": "auth", "opentelemetry": "otel"}
+EXTRAS = {"av": "video", "jwt": "auth", "cryptography": "auth", "opentelemetry": "otel", "redis": "redis"}
 """Import names that an extra brings; every other one comes with sensorium itself."""
 
 

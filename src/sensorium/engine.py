@@ -13,12 +13,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
 from sensorium.errors import DeadlineExceeded, Forbidden, InvalidRequest
 from sensorium.schemas.base import Frozen, Request, Result
+from sensorium.schemas.events import Delta as Delta
+from sensorium.schemas.events import Event as Event
+from sensorium.schemas.events import Item as Item
+from sensorium.schemas.events import Progress as Progress
 from sensorium.telemetry import new_trace
 
 Req = TypeVar("Req", bound=Request, contravariant=True)
@@ -31,31 +35,6 @@ class Engine(Protocol[Req, Res]):
     async def run(self, request: Req, call: Call) -> Res: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """Words that continue what was said before."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A finished part of the answer."""
-
-    index: int
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the work has come; not part of the answer."""
-
-    done: float
-    total: float
-    message: str = ""
-
-
-Event = Delta | Item | Progress
 Listener = Callable[[Event], Awaitable[None]]
 Runner = Callable[[Request, "Call"], Awaitable[Any]]
 
@@ -68,6 +47,10 @@ class Options:
     """Whether a remembered answer will do."""
     priority: int = 0
     """Higher goes first among requests that wait."""
+    remote: bool = True
+    """Whether models may answer for which pixels or words leave the house."""
+    max_cost: float | None = None
+    """The most that the answer may cost, in US dollars, by the estimate before it is asked for."""
 
 
 async def ignore(event: Event) -> None:
@@ -84,6 +67,17 @@ OPERATING = frozenset({"admin", "metrics"})
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What a caller may spend in a day or a month of UTC; None: as much as they like."""
+
+    per: Literal["day", "month"]
+    usd: float | None = None
+    """US dollars."""
+    tokens: int | None = None
+    """Of questions and answers together."""
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks, and what they may."""
 
@@ -91,6 +85,7 @@ class Caller:
     scopes: frozenset[str] | None = None
     """Names of tasks, `*` for every task, and those of `OPERATING`; None: everything."""
     requests_per_minute: int | None = None
+    budget: Budget | None = None
 
     def may(self, scope: str) -> bool:
         """Whether the scope is theirs."""
@@ -120,6 +115,8 @@ class Call:
     options: Options = Options()
     heard: bool = False
     """Whether the caller has been told part of the answer: after that, no retry and no fallback."""
+    said: int = 0
+    """How many characters of words were told."""
 
     async def emit(self, event: Event) -> None:
         """Tell the caller part of the answer, or progress; waits while the caller is slow.
@@ -128,6 +125,8 @@ class Call:
         """
         if not isinstance(event, Progress):
             self.heard = True
+        if isinstance(event, Delta):
+            self.said += len(event.text)
         await self.listener(event)
 
     async def run(self, request: Request) -> Any:
@@ -162,7 +161,8 @@ class Weights(Frozen):
 class Card(Frozen):
     """One model: what it is, where it comes from and how to feed it."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.\-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.\-]*(/[A-Za-z0-9][A-Za-z0-9_.:\-]*)*$", max_length=200)
+    """Of a provider's model it is provider/model, with the provider's own name for it; a card in a folder has no slash."""
     version: str = Field(default="1", pattern=r"^[A-Za-z0-9_.\-]+$")
     kind: str
     """The engine kind that runs it: the name of a module in `engines/`, or of an entry point."""
@@ -185,6 +185,16 @@ class Card(Frozen):
     """The command that brings the weights, for a model that sensorium's own packages do not carry."""
     remote: bool = False
     """Whether pixels leave the house."""
+    vision: bool = True
+    """Whether it takes pictures."""
+    rule: str | None = None
+    """How it counts the tokens of pictures: the name of a rule in `pricing/`."""
+    limits: Mapping[str, Any] = {}
+    """What its provider allows: `requests_per_minute`, `tokens_per_minute`, `concurrent`."""
+    cached: bool = True
+    """Whether its answers are remembered; not those of one that only asks others, whose answers are."""
+    quota: str | None = None
+    """The quota domain: models that share one share limits and circuit breaker. Absent: their address and key."""
     folder: Path | None = Field(default=None, exclude=True)
     """The folder that the card was read from; None for a card that stands beside its kind."""
 

@@ -13,10 +13,15 @@
     │   ├── CorruptMedia         the right kind, but damaged or cut short
     │   ├── ForbiddenAddress     the URL leads where it must not
     │   ├── FetchFailed          the URL did not give what was asked for
-    │   └── UploadIncomplete     the sender stopped before the end of the body
+    │   ├── UploadIncomplete     the sender stopped before the end of the body
+    │   ├── Unseeing             pictures for a model that takes none
+    │   ├── ContextTooLong       more words and pictures than the model takes
+    │   ├── ContentFiltered      the provider's filter refused the question
+    │   └── ProviderRefused      the provider says that the request is wrong
     ├── Unauthenticated          no key or token, or one that is not good
     ├── Forbidden                the caller is known, and may not do this
-    │   └── ForeignHost          a web page from elsewhere, or a name that is not this server's
+    │   ├── ForeignHost          a web page from elsewhere, or a name that is not this server's
+    │   └── RemoteForbidden      only a remote model could answer, and none may
     ├── Unavailable              nothing wrong with the request: not here, or not now
     │   ├── MissingDependency    a package that an engine stands on is not installed
     │   ├── ModelNotInstalled    a known model whose weights are not on this machine
@@ -25,9 +30,18 @@
     │   ├── OutOfDeviceMemory    the graphics card has too little memory
     │   ├── ReloadFailed         a model's new version cannot be used; what was there goes on
     │   ├── Overloaded           more work than the queues hold
-    │   │   └── RateLimited      more requests in a minute than the key allows
+    │   │   ├── RateLimited      more requests in a minute than the key allows
+    │   │   ├── BudgetSpent      the key's money or tokens are used up
+    │   │   └── ProviderLimited  the provider, or our own quota for it, allows no more now
     │   ├── DeadlineExceeded     the answer was not ready in time
     │   ├── ReaderStalled        the reader of a stream stopped reading
+    │   ├── MissingKey           the key for a provider is not set
+    │   ├── ProviderDenied       the provider does not take our key, or does not have the model
+    │   ├── ProviderFailed       the provider failed, or cannot be reached
+    │   │   └── StreamBroken     the provider's answer was cut, stalled or malformed
+    │   ├── CircuitOpen          the provider failed again and again, and is left alone for a while
+    │   ├── TooExpensive         the answer would cost more than the caller allows
+    │   ├── UnstructuredAnswer   the model's answer does not keep the schema
     │   ├── ServiceClosed        the service was closed
     │   ├── ServerUnreachable    a client cannot reach its server
     │   └── InvalidAnswer        a client cannot use what its server answered
@@ -49,6 +63,8 @@ class SensoriumError(Exception):
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
     remedy: ClassVar[str] = "Read the message; it names what to change."
+    usage: Any = None
+    """What it took before it failed, where a model counts that: a `Usage`."""
 
     def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
         self.what, self.why, self.fix = what, why, fix
@@ -57,6 +73,11 @@ class SensoriumError(Exception):
     def as_dict(self) -> dict[str, Any]:
         """The error as JSON-ready fields: code, message, retryable."""
         return {"code": self.code, "message": str(self), "retryable": self.retryable}
+
+    def about(self, place: str) -> SensoriumError:
+        """The same error, saying first which of several things it is about."""
+        what = f"{place}: {self.what}"
+        return _rebuild(type(self), what, self.why, self.fix, {**self.__dict__, "what": what})
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions pickle by positional args; ours take keywords, and must cross processes whole.
@@ -156,6 +177,34 @@ class UploadIncomplete(InvalidInput):
     remedy = "Send the request again, whole."
 
 
+class Unseeing(InvalidRequest):
+    """The request holds pictures, and the model takes none."""
+
+    code = "unseeing"
+    remedy = "Ask a model that takes pictures, or send words alone."
+
+
+class ContextTooLong(InvalidInput):
+    """The words and pictures are more than the model takes at once."""
+
+    code = "context_too_long"
+    remedy = "Send fewer or smaller pictures, or fewer words; or ask a model with room for more."
+
+
+class ContentFiltered(InvalidInput):
+    """The provider's filter refused the question."""
+
+    code = "content_filtered"
+    remedy = "Change the question or the picture; or ask another model."
+
+
+class ProviderRefused(InvalidInput):
+    """The provider says that the request is wrong."""
+
+    code = "provider_refused"
+    remedy = "Change what the message names."
+
+
 class Unauthenticated(SensoriumError):
     """No key or token came with the request, or one that is unknown, expired or revoked."""
 
@@ -185,6 +234,13 @@ class ForeignHost(Forbidden):
 
     code = "foreign_host"
     remedy = "Ask by the server's own address; or let the operator set `trusted_hosts`, `cors_origins` or `auth`."
+
+
+class RemoteForbidden(Forbidden):
+    """Only a remote model could answer, and the caller or the settings want pictures to stay in the house."""
+
+    code = "remote_forbidden"
+    remedy = "Name a local model, or allow remote ones with `privacy`."
 
 
 class Unavailable(SensoriumError):
@@ -259,6 +315,20 @@ class RateLimited(Overloaded):
     remedy = "Wait for `retry_after_seconds`, then try again; or ask for a key with a higher rate."
 
 
+class BudgetSpent(Overloaded):
+    """The money or the tokens that the key may spend are used up."""
+
+    code = "budget_spent"
+    remedy = "Wait until the budget's time is over, or ask for a larger one."
+
+
+class ProviderLimited(Overloaded):
+    """The provider allows no more now, or our own quota for it is used up."""
+
+    code = "provider_limited"
+    remedy = "Wait for `retry_after_seconds`, then try again; or name another model to fall back on."
+
+
 class DeadlineExceeded(Unavailable):
     """The answer was not ready before the deadline."""
 
@@ -273,6 +343,77 @@ class ReaderStalled(Unavailable):
     code = "reader_stalled"
     retryable = True
     remedy = "Read events as they come, or ask without streaming."
+
+
+class MissingKey(Unavailable):
+    """The key for a provider is not set."""
+
+    code = "missing_key"
+    remedy = "Set the environment variable that the message names."
+
+
+class ProviderDenied(Unavailable):
+    """The provider does not take our key, or does not have the model."""
+
+    code = "provider_denied"
+    remedy = "Check the key and the model's name on its card."
+
+
+class ProviderFailed(Unavailable):
+    """The provider failed, or cannot be reached."""
+
+    code = "provider_failed"
+    retryable = True
+    remedy = "Try again later, or name another model to fall back on."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", retry_after_seconds: float | None = None) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.retry_after_seconds = retry_after_seconds
+        """After how long the provider asks to be tried again; None: it does not say."""
+
+
+class StreamBroken(ProviderFailed):
+    """The provider's answer was cut off, stalled, or was malformed."""
+
+    code = "stream_broken"
+    remedy = "Ask again."
+
+
+class CircuitOpen(Unavailable):
+    """The provider failed again and again, and is left alone for a while."""
+
+    code = "circuit_open"
+    retryable = True
+    remedy = "Try again later, or name another model to fall back on."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", retry_after_seconds: float = 1.0) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.retry_after_seconds = retry_after_seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "retry_after_seconds": self.retry_after_seconds}
+
+
+class TooExpensive(Unavailable):
+    """The answer would cost more than the caller allows."""
+
+    code = "too_expensive"
+    remedy = "Allow more with `max_cost`, send smaller pictures, or ask a cheaper model."
+
+
+class UnstructuredAnswer(Unavailable):
+    """The model's answer does not keep the schema, also after it was asked again."""
+
+    code = "unstructured_answer"
+    remedy = "Read `text`; loosen the schema, or ask a model that keeps schemas by itself."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", text: str = "") -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.text = text
+        """What the model said, as it said it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "text": self.text}
 
 
 class ServiceClosed(Unavailable):

@@ -34,6 +34,9 @@ TRIAL_SECONDS = 60.0
 PAUSE, PATIENCE = 0.3, 10.0
 """A file that was written within the last PAUSE seconds is looked at again after as many, for PATIENCE at most."""
 
+MOST_PASSING = 256
+"""Models of providers that no card describes: whoever may ask can make up their names, and each takes some kilobytes."""
+
 log = logging.getLogger("sensorium.models")
 
 
@@ -95,9 +98,18 @@ class Models:
 
     def engine(self, card: Card) -> AnyEngine:
         """The model behind its layers, loaded when it is first asked."""
-        if card.id not in self._engines:
+        held = self.loaded.get(card.id)
+        if held is None or (_is_passing(card) and held.card != card):
+            self._make_room(card)
             self.put(self.new(card))
         return self._engines[card.id]
+
+    def _make_room(self, card: Card) -> None:
+        """Of the models that providers are asked for by any name, the oldest goes when there are too many."""
+        passing = [loaded for loaded in self.loaded.values() if _is_passing(loaded.card)]
+        if _is_passing(card) and len(passing) >= MOST_PASSING:
+            self.drop(passing[0], None)
+            self.changed()
 
     def ready(self, card: Card) -> bool:
         """Whether the model is in memory."""
@@ -292,6 +304,11 @@ class Models:
         return ("ready", None) if at_hand == "ready" and not why else ("failed", why or at_hand)
 
 
+def _is_passing(card: Card) -> bool:
+    """Whether a card was made for a name, from its provider's."""
+    return "/" in card.name
+
+
 class _Changeover:
     """From one catalogue to the next, as far as it concerns the models of one name."""
 
@@ -429,7 +446,12 @@ class _Changeover:
 
 
 def trial(registry: Registry, card: Card) -> Request | None:
-    """A request about a made-up picture that the model should answer; None when it can do no task that takes one."""
+    """A request about a made-up picture that the model should answer; None when it can do no task that takes one.
+
+    Remote models are not tried: each answer costs money.
+    """
+    if card.remote:
+        return None
     for name in card.tasks:
         try:
             request = registry.task(name).request

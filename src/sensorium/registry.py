@@ -27,6 +27,7 @@ from sensorium.dependencies import install_command, is_installed
 from sensorium.engine import Card, Host, Preparing
 from sensorium.errors import InvalidModel, InvalidRequest, MissingDependency, SensoriumError, UnknownModel, UnknownTask
 from sensorium.runtimes import weights
+from sensorium.runtimes.provider import model_of
 from sensorium.schemas.base import Request, Result, wrong_fields
 
 LARGEST_CARD = 1_000_000
@@ -45,8 +46,13 @@ class Task:
     default: str | None
     check: Callable[[Any], None]
     tidy: Callable[[Any, Any], Any]
-    run: Callable[[Any, Any], Any] | None
+    run: Callable[..., Any] | None
     """Of a composed task, which calls others; None where a model answers."""
+    about: str | None = None
+    """Of a composed task whose request's `model` is not asked but spoken of: the task that such models do. `run` gets its
+    card as well, or None where the model is not known here."""
+    asks: str | None = None
+    """Of a composed task, the one that it passes `model` on to; None: it takes no model."""
 
     @property
     def answer(self) -> type[Result]:
@@ -158,7 +164,7 @@ class Registry:
     @cached_property
     def catalogue(self) -> Catalogue:
         """The models in force. Set it to change over to others, at once; what was handed out stays as it was."""
-        known = [card for module in self.kinds.values() for card in module.CARDS]
+        known = [card for module in self.kinds.values() for card in self._known(module)]
         return Catalogue(self.look({}), known, self._pinned)
 
     @property
@@ -178,12 +184,17 @@ class Registry:
         Raises UnknownModel, naming the near ones, and InvalidModel when the model's card is broken.
         """
         catalogue = self.catalogue
-        card = catalogue.of(name, task)
-        if card is not None:
+        card = catalogue.of(name, task) or _of_provider(catalogue, name, task)
+        if card is not None and not card.quirks.get("any_model"):
             return card
+        if card is not None:
+            why, fix = "it is a provider, not a model", f"Name one of its models: `{card.name}/MODEL`"
+            raise UnknownModel(f"{name!r} cannot answer", why=why, fix=fix)
         if (trouble := catalogue.trouble(name)) is not None:
             raise trouble
         names = list(dict.fromkeys(card.name for card in catalogue.cards if card.does(task)))
+        if "/" in name:
+            raise _unknown_provider(catalogue, name, task)
         if catalogue.of(name) is not None:
             raise UnknownModel(f"Model {name!r} does not {task}", fix=f"Those that do: {', '.join(names)}")
         raise UnknownModel(f"There is no model {name!r} for {task}", fix=_near(name, names))
@@ -193,7 +204,13 @@ class Registry:
         if self.models_dir is None or not self.models_dir.is_dir():
             return {}
         paths = sorted(self.models_dir.rglob("*.toml"))
-        return {path: _found(path, self.models_dir, before.get(path)) for path in paths}
+        return {path: _found(path, self.models_dir, before.get(path), self.settled) for path in paths}
+
+    def settled(self, card: Card) -> Card:
+        """The card as it holds in this environment, where its kind has something to say about that. May raise InvalidModel."""
+        kind = self.kinds.get(card.kind)
+        made: Card = kind.settled(card) if kind is not None and hasattr(kind, "settled") else card
+        return made
 
     def engine(self, card: Card, host: Host) -> Any:
         """A new engine for the model, not loaded yet.
@@ -235,9 +252,19 @@ class Registry:
             return f"unusable: there is no engine kind {card.kind!r}"
         for module in _missing(kind):
             return f"missing {module}: {install_command(module)}"
+        if hasattr(kind, "lacking") and (lacking := kind.lacking(card)):
+            return str(lacking)
         if card.weights and not weights.is_installed(card):
             return f"not installed: {card.install}" if card.install else "not installed"
         return "ready"
+
+    def _known(self, kind: ModuleType) -> Iterator[Card]:
+        """The cards beside a kind; those that the environment spoils are told under `problems`."""
+        for card in kind.CARDS:
+            try:
+                yield self.settled(card)
+            except SensoriumError as error:
+                self._broken_kinds.append(error)
 
     def _imported(self, name: str, place: str) -> ModuleType | None:
         try:
@@ -263,22 +290,25 @@ def read_card(path: Path, called: Path | None = None) -> Card:
     """
     called = called or path
     try:
-        return Card.model_validate({**tomllib.loads(_text_of(path)), "folder": path.parent})
+        card = Card.model_validate({**tomllib.loads(_text_of(path)), "folder": path.parent})
     except ValidationError as error:
         raise InvalidModel(f"The card {called} is wrong", why=wrong_fields(error, Card)) from error
     except OSError as error:
         raise InvalidModel(f"The card {called} cannot be read", why=error.strerror or "it is gone") from error
     except (ValueError, RecursionError) as error:
         raise InvalidModel(f"The card {called} cannot be read", why=str(error)) from error
+    if "/" in card.name:  # files are named after it
+        raise InvalidModel(f"The card {called} is wrong", why="`name`: there may be no slash in it")
+    return card
 
 
-def _found(path: Path, models_dir: Path, before: Found | None) -> Found:
+def _found(path: Path, models_dir: Path, before: Found | None, settled: Callable[[Card], Card]) -> Found:
     """The card at a path; the very one of before when neither it nor its files have changed."""
     if before is not None and untouched(before):
         return before
     stands = _stands(path, [])
     try:
-        card = read_card(path, path.relative_to(models_dir))  # clients hear of it, and need not know where it is
+        card = settled(read_card(path, path.relative_to(models_dir)))  # clients hear of it, and need not know where
     except SensoriumError as error:
         return Found(path, _claimed_name(path, before), stands, problem=error)
     # The card as it stood before it was read: what is written meanwhile is seen the next time.
@@ -321,6 +351,8 @@ def _as_task(name: str, module: ModuleType) -> Task:
         check=getattr(module, "check", _accept),
         tidy=getattr(module, "tidy", _as_it_is),
         run=getattr(module, "run", None),
+        about=getattr(module, "ABOUT", None),
+        asks=getattr(module, "ASKS", None),
     )
 
 
@@ -330,6 +362,29 @@ def _accept(request: Request) -> None:  # noqa: ARG001 - a task without checks o
 
 def _as_it_is(request: Request, result: Result) -> Result:  # noqa: ARG001 - a task without tidying of its own
     return result
+
+
+def _of_provider(catalogue: Catalogue, name: str, task: str) -> Card | None:
+    """The card of provider/model, where there is such a provider and that can be a model's name."""
+    provider = _provider(catalogue, name, task)
+    model = name.partition("/")[2].removesuffix(f"@{provider.version}") if provider else ""
+    try:
+        return model_of(provider, model) if provider else None
+    except ValidationError as error:
+        why = "letters, digits and `_.:-`, with slashes between, can stand after the provider"
+        raise UnknownModel(f"{model[:60]!r} is no model's name", why=why) from error
+
+
+def _provider(catalogue: Catalogue, name: str, task: str) -> Card | None:
+    card = catalogue.of(name.partition("/")[0], task) if "/" in name else None
+    return card if card and card.quirks.get("any_model") else None
+
+
+def _unknown_provider(catalogue: Catalogue, name: str, task: str) -> UnknownModel:
+    providers = [card.name for card in catalogue.cards if card.does(task) and card.quirks.get("any_model")]
+    provider = name.partition("/")[0]
+    why = f"there is no provider {provider[:60]!r} for {task}"
+    return UnknownModel(f"There is no model {name[:200]!r}", why=why, fix=_near(provider, providers))
 
 
 def _missing(kind: ModuleType) -> Iterator[str]:

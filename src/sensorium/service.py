@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,16 +22,21 @@ from sensorium.errors import (
     UnknownModel,
 )
 from sensorium.layers import stack
+from sensorium.layers.fit import Sizes
 from sensorium.layers.loaded import Loaded
 from sensorium.lists import Outcome, in_order, outcome_of
 from sensorium.media import limits
 from sensorium.models import Models
+from sensorium.pricing import prices
 from sensorium.registry import Registry, Task
 from sensorium.schemas.base import Request, Result
 from sensorium.stores import Store
+from sensorium.stores.breakers import Breakers
 from sensorium.stores.memory import MemoryStore
+from sensorium.stores.quota import Ledger, Limiter, Limits, MemoryLedger, SqliteLedger
 from sensorium.stores.rates import MemoryRates, Rates, SqliteRates
 from sensorium.stores.sqlite import SqliteStore
+from sensorium.stores.usage import UsageBook
 from sensorium.telemetry import TELEMETRY, new_trace
 
 
@@ -40,11 +47,16 @@ class Sensorium:
         result = await sensorium.run(ClassifyRequest(image=Source.of("cat.jpg")))
     """
 
-    def __init__(self, settings: Settings | None = None, registry: Registry | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, registry: Registry | None = None, book: UsageBook | None = None
+    ) -> None:
         self.settings = settings or load_settings()
         _check_tasks(self.settings)
         self.registry = registry or Registry(self.settings.models_dir, pinned=_pinned(self.settings))
         self.store = _store(self.settings)
+        self._book = book  # closed by who opened it
+        self._limiter = Limiter(_ledger(self.settings))
+        self._providers = _providers(self.settings, self._limiter)
         self.models = Models(
             self.registry,
             Host(cache_dir=self.settings.cache_dir, threads=self.settings.threads, device=self.settings.device),
@@ -61,7 +73,7 @@ class Sensorium:
         self._door = stack.for_door(
             _Work(self), running=self.settings.running, waiting=self.settings.waiting, rates=self._rates
         )
-        self._calls = stack.for_call(self._door, TELEMETRY)
+        self._calls = stack.for_call(self._door, TELEMETRY, book)
         self._parts = stack.for_call(_Work(self), TELEMETRY)
 
     async def __aenter__(self) -> Sensorium:
@@ -82,12 +94,15 @@ class Sensorium:
     ) -> Any:
         """The whole answer to one request; parts of it go to the listener as they come.
 
-        `timeout` is in seconds, waiting included; by default `timeout_seconds` of the settings. `trace` is the id
+        `timeout` is in seconds, waiting included; by default `timeout_seconds` of the settings, for several pictures
+        twice as long. `trace` is the id
         that the answer and the logs carry; by default a new one.
         """
-        seconds = checked_seconds(self.settings.timeout_seconds if timeout is None else timeout)
+        seconds = checked_seconds(self.settings.timeout_seconds * request.patience() if timeout is None else timeout)
+        if self.settings.privacy == "local":
+            options = replace(options, remote=False)
         call = Call(listener, self._parts.run, time.monotonic() + seconds, caller, trace or new_trace(), options)
-        with limits.use(self._limits):
+        with limits.use(self._limits), prices.use(self.settings.prices):
             return await within(seconds, self._calls.run(request, call))
 
     async def run_all(self, requests: Sequence[Request], **how: Any) -> list[Outcome]:
@@ -129,6 +144,7 @@ class Sensorium:
         await asyncio.gather(*self._keepers, return_exceptions=True)
         await self.models.close()
         await self._rates.close()
+        await self._limiter.close()
         if self.store:
             await self.store.close()
 
@@ -145,6 +161,10 @@ class Sensorium:
         return self._stacks.get((task.name, model)) or self._new_stack(task, model)
 
     def _new_stack(self, task: Task, model: str | None) -> stack.AnyEngine:
+        if task.about is not None and task.run is not None:
+            return _Composed(partial(task.run, card=self._spoken_of(model, task.about)))
+        if task.asks is not None:
+            model = None  # whoever it is passed on to looks at it
         cards = [self._card(task, name) for name in ([model] if model else self._preferred(task))]
         built = self._build(task, cards)
         # Kept for exact names only: of aliases and ways to write them there is no end.
@@ -161,12 +181,24 @@ class Sensorium:
             fix = "Name them in the setting `models`, for instance `models.classify`"
             raise UnknownModel(f"{task.name} asks models for its parts, and takes none itself", fix=fix) from error
 
+    def _spoken_of(self, model: str | None, task: str) -> Card | None:
+        """The card of a model that is not asked itself; None where none of that name does the task."""
+        name = model or next(iter(self.settings.models.get(task, ())), None)
+        with suppress(UnknownModel):
+            return self.registry.card(name, task) if name else None
+        return None
+
     def _preferred(self, task: Task) -> list[str]:
         if task.run is not None:
             return []
         named = self.settings.models.get(task.name) or ([task.default] if task.default else [])
         if not named:
-            raise InvalidRequest(f"No model is named for {task.name}", fix=f"Name one, or set `models.{task.name}`")
+            able = ", ".join(dict.fromkeys(card.name for card in self.registry.cards if card.does(task.name)))
+            raise InvalidRequest(
+                f"No model is named for {task.name}",
+                why="none comes with sensorium",
+                fix=f"Name one by `model`, or set `models.{task.name}`; there are: {able}",
+            )
         return named
 
     def _build(self, task: Task, cards: list[Card]) -> stack.AnyEngine:
@@ -175,7 +207,15 @@ class Sensorium:
         return _Composed(task.run)
 
     def _behind_layers(self, loaded: Loaded, content: str) -> stack.AnyEngine:
-        return stack.for_model(loaded, content, self.store, self.settings.cache_seconds, TELEMETRY)
+        return stack.for_model(
+            loaded,
+            content,
+            self.store,
+            self.settings.cache_seconds,
+            TELEMETRY,
+            book=self._book,
+            providers=self._providers,
+        )
 
     def _forget_stacks(self) -> None:
         self._stacks = {}
@@ -275,11 +315,41 @@ def _pinned(settings: Settings) -> list[str]:
 def _store(settings: Settings) -> Store | None:
     if settings.cache == "memory":
         return MemoryStore(settings.cache_bytes)
+    if settings.cache == "redis":
+        return _redis_store(settings)
     return SqliteStore(settings.cache_dir / "answers.sqlite") if settings.cache == "sqlite" else None
+
+
+def _redis_store(settings: Settings) -> Store:
+    if settings.redis_url is None:
+        raise InvalidConfiguration("`cache` is `redis`, and `redis_url` is not set", fix="Set `redis_url`")
+    from sensorium.stores.redis import RedisStore
+
+    return RedisStore(settings.redis_url.get_secret_value())
 
 
 def _rates(settings: Settings) -> Rates:
     return SqliteRates(settings.cache_dir / "rates.sqlite") if settings.rates == "sqlite" else MemoryRates()
+
+
+def _ledger(settings: Settings) -> Ledger:
+    """Where the use of providers is counted: as far as servers share anything, together."""
+    own = SqliteLedger(settings.cache_dir / "quota.sqlite") if settings.rates == "sqlite" else MemoryLedger()
+    if settings.redis_url is None:
+        return own
+    from sensorium.stores.quota_redis import RedisLedger
+
+    return RedisLedger(settings.redis_url.get_secret_value(), own)
+
+
+def _providers(settings: Settings, limiter: Limiter) -> stack.Providers:
+    usual = Limits(
+        requests_per_minute=settings.provider_requests_per_minute or None,
+        tokens_per_minute=settings.provider_tokens_per_minute or None,
+        concurrent=settings.provider_concurrent or None,
+    )
+    sizes = Sizes(settings.ask_longest_side, settings.ask_several_longest_side, settings.ask_quality)
+    return stack.Providers(limiter, Breakers(), usual, settings.provider_attempts, sizes)
 
 
 def limits_of(settings: Settings) -> limits.Limits:

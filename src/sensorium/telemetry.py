@@ -25,6 +25,9 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Upper bounds of the buckets of batch sizes."""
 
+RATIOS = (0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
+"""Upper bounds of the buckets of ratios, close around 1."""
+
 MOST_FRESH = 256
 """Numbers of one series that are put aside before they are added up."""
 MOST_SERIES = 1000
@@ -289,6 +292,47 @@ class Telemetry:
             "Changes of models while the server ran: `taken`, or `refused` because what lay in the folder would not do.",
             *("model", "outcome"),
         )
+        self.provider_attempts = Counters(
+            "sensorium_provider_attempts_total",
+            "Times that a remote model was asked, by outcome: `ok`, `cancelled`, or an error's code.",
+            *("model", "code"),
+        )
+        self.provider_retries = Counters(
+            "sensorium_provider_retries_total", "Those of them that followed a failure, by its code.", "model", "code"
+        )
+        self.provider_estimate = Histograms(
+            "sensorium_provider_estimate_ratio",
+            "Input tokens as estimated before the request, by those billed: 1 is exact.",
+            "model",
+            bounds=RATIOS,
+        )
+        self.circuit_state = Gauges(
+            "sensorium_circuit_state",
+            "Whether a provider is asked: 0 closed, as usual; 1 half open, on trial; 2 open, left alone.",
+            "domain",
+            of_all=max,
+        )
+        self.circuit_openings = Counters(
+            "sensorium_circuit_openings_total", "How often a provider was left alone because it failed.", "domain"
+        )
+        self.quota_waiting = Gauges(
+            "sensorium_quota_waiting_requests", "Requests in line until their provider's limits allow them.", "domain"
+        )
+        self.quota_wait_seconds = Histograms(
+            "sensorium_quota_wait_seconds",
+            "How long requests stood in that line; 0 for those let through at once.",
+            "domain",
+        )
+        self.quota_refusals = Counters(
+            "sensorium_quota_refusals_total",
+            "Requests that would have waited too long (`ours`), or that the provider itself refused with 429 (`theirs`).",
+            *("domain", "whose"),
+        )
+        self.quota_errors = Counters(
+            "sensorium_quota_errors_total",
+            "Failures to reach the shared ledger of limits; they are then kept without it.",
+            "ledger",
+        )
         self.http_requests = Counters(
             "sensorium_http_requests_total",
             "HTTP requests by route and status; 499: the client left before the answer.",
@@ -312,6 +356,23 @@ class Telemetry:
         )
         self.process_start = Gauges(
             "process_start_time_seconds", "When the oldest process started, in seconds since 1970.", of_all=min
+        )
+        self.tokens = Counters(
+            "sensorium_tokens_total",
+            "Tokens that models took: `input`, and how many of those were `cached` by the provider; and `output`.",
+            *("model", "direction"),
+        )
+        self.cost = Counters(
+            "sensorium_cost_usd_total", "What answers cost in US dollars, as far as prices are known.", "model"
+        )
+        self.unpriced_answers = Counters(
+            "sensorium_unpriced_answers_total", "Answers that took tokens whose price is not known.", "model"
+        )
+        self.budget_refusals = Counters(
+            "sensorium_budget_refusals_total", "Requests refused because a key's budget had no room for them."
+        )
+        self.usage_errors = Counters(
+            "sensorium_usage_errors_total", "Failures to write what callers used; it is written later."
         )
         self.tracer: Tracer | None = None
 

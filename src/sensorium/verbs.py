@@ -14,6 +14,7 @@ import selectors
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sensorium import discovery
@@ -23,6 +24,7 @@ from sensorium.lists import Outcome
 from sensorium.media.source import Source
 from sensorium.registry import Registry
 from sensorium.schemas.base import ImageResult, Request, checked
+from sensorium.schemas.typed import Typed
 
 if TYPE_CHECKING:
     from sensorium.service import Sensorium
@@ -158,33 +160,91 @@ def request_of(request: type[Request], sources: Sequence[Any], fields: dict[str,
 
     Raises InvalidRequest, naming every field that is wrong.
     """
-    names = request.source_fields()
-    given = {**dict(zip(names, sources, strict=False)), **fields}
-    for name in names:
-        if name in given:
+    given = {**_placed(request, sources), **fields}
+    for name in request.source_fields():
+        if given.get(name) is not None:
             given[name] = Source.of(given[name])
-    if len(sources) > len(names):
-        raise InvalidRequest(f"`{request.task}` takes {', '.join(names)}", why=f"{len(sources)} were given")
-    return checked(request, given, request.task)
+    return checked(request, given, request.task, trusted=True)
+
+
+def _placed(request: type[Request], given: Sequence[Any]) -> dict[str, Any]:
+    """What was given by place, by the names of the fields."""
+    if request.gathers:
+        return {request.gathers: tuple(given)} if given else {}
+    names = (*request.source_fields(), *request.positional)
+    if len(given) > len(names):
+        raise InvalidRequest(f"`{request.task}` takes {', '.join(names)}", why=f"{len(given)} were given")
+    return dict(zip(names, given, strict=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a verb was called with, taken apart."""
+
+    kind: type[Request]
+    fields: dict[str, Any]
+    """Of the request."""
+    how: dict[str, Any]
+    """How it is to be served: arguments of `Answerer.run`."""
+    wanted: Typed | None
+
+    @classmethod
+    def of(cls, task: str, given: dict[str, Any]) -> Asked:
+        """Raises InvalidRequest for a `privacy` or `schema` that is none."""
+        kind, fields = Registry().task(task).request, dict(given)
+        how = {"timeout": fields.pop("timeout", None), "options": options_from(fields)}
+        wanted = None
+        if "json_schema" in kind.model_fields and fields.get("schema") is not None:
+            wanted = Typed.of(fields.pop("schema"))
+            fields["json_schema"] = wanted.json_schema
+        return cls(kind, fields, how, wanted)
+
+    def check_list(self, sources: Sequence[Any]) -> None:
+        """Raises InvalidRequest where pictures were listed that are meant for one question."""
+        if self.kind.gathers and sources and not any(isinstance(one, (list, tuple)) for one in sources):
+            task = self.kind.task
+            fix = f"Give them one by one, `{task}(a, b)`; a list of lists, `{task}([[a, b], [c, d]])`, asks about each"
+            raise InvalidRequest(f"`{task}` was given a list of pictures", fix=fix)
+
+    def request(self, sources: Sequence[Any]) -> Request:
+        return request_of(self.kind, sources, self.fields)
+
+    def told(self, outcome: Any, request: Request) -> Any:
+        """The outcome as who called the verb wants it."""
+        return _attached(self.wanted.fitted(outcome) if self.wanted else outcome, request)
+
+
+def options_from(fields: dict[str, Any]) -> Options:
+    """How to serve, of the fields that say so; they are taken out."""
+    privacy = fields.pop("privacy", "any")
+    if privacy not in ("any", "local"):
+        raise InvalidRequest(f"`privacy` is {str(privacy)[:60]!r}", fix="It is any or local")
+    cache, most = fields.pop("cache", True), fields.pop("max_cost", None)
+    return Options(cache=cache, remote=privacy == "any", max_cost=most)
 
 
 async def _answer(answerer: Answerer, task: str, sources: tuple[Any, ...], fields: dict[str, Any]) -> Any:
-    kind = Registry().task(task).request
-    how = {"timeout": fields.pop("timeout", None), "options": Options(cache=fields.pop("cache", True))}
+    asked = Asked.of(task, fields)
     if sources and isinstance(sources[0], (list, tuple)):
-        return await _many(answerer, kind, sources[0], fields, how)
-    request = request_of(kind, sources, fields)
-    return _attached(await answerer.run(request, **how), request)
+        asked.check_list(sources[0])
+        return await _many(answerer, asked, sources[0], sources[1:])
+    request = asked.request(sources)
+    return asked.told(await answerer.run(request, **asked.how), request)
 
 
-async def _many(
-    answerer: Answerer, kind: type[Request], sources: Sequence[Any], fields: dict[str, Any], how: dict[str, Any]
-) -> list[Any]:
+async def _many(answerer: Answerer, asked: Asked, sources: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
     """An outcome for each source; one that is no source at all fails alone too."""
-    requests = [_request_or_error(kind, source, fields) for source in sources]
+    requests = [_request_or_error(asked, source, rest) for source in sources]
     good = [request for request in requests if isinstance(request, Request)]
-    outcomes = iter([_attached(outcome, request) async for outcome, request in _paired(answerer, good, how)])
+    outcomes = iter([_told(asked, outcome, one) async for outcome, one in _paired(answerer, good, asked.how)])
     return [next(outcomes) if isinstance(request, Request) else request for request in requests]
+
+
+def _told(asked: Asked, outcome: Outcome, request: Request) -> Any:
+    try:
+        return asked.told(outcome, request)
+    except SensoriumError as error:
+        return error
 
 
 async def _paired(answerer: Answerer, requests: list[Request], how: dict[str, Any]) -> Any:
@@ -193,16 +253,17 @@ async def _paired(answerer: Answerer, requests: list[Request], how: dict[str, An
         yield outcome, next(order)
 
 
-def _request_or_error(kind: type[Request], source: Any, fields: dict[str, Any]) -> Request | SensoriumError:
+def _request_or_error(asked: Asked, source: Any, rest: Sequence[Any]) -> Request | SensoriumError:
+    several = asked.kind.gathers and isinstance(source, (list, tuple))
     try:
-        return request_of(kind, [source], dict(fields))
+        return asked.request([*(source if several else [source]), *rest])
     except SensoriumError as error:
         return error
 
 
 def _attached(outcome: Any, request: Request) -> Any:
     """A result that knows its picture, so that a notebook can draw it; one that a server fetched is not here."""
-    if isinstance(outcome, ImageResult) and (source := next(request.sources())).url is None:
+    if isinstance(outcome, ImageResult) and (source := next(request.sources(), None)) and source.url is None:
         outcome.attach(source)
     return outcome
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from sensorium.stores.usage import Amounts
 from tests.cli.conftest import Sensorium, lines
+from tests.cli.test_usage import note
 
 
 def made(sensorium: Sensorium, *words: str) -> dict[str, Any]:
@@ -127,3 +129,38 @@ def test_the_servers_key_may_come_from_the_environment_and_is_never_shown(
 
 def test_a_list_of_nothing_says_how_to_begin(sensorium: Sensorium) -> None:
     assert "sensorium keys create" in sensorium("keys", "list").stdout
+
+
+def test_a_budget_is_made_listed_with_what_is_spent_and_changed(sensorium: Sensorium, tmp_path: Path) -> None:
+    key = made(sensorium, "intern", "--budget-usd", "5", "--budget-tokens", "1000000", "--per", "day")
+    assert key["budget"] == {"per": "day", "usd": 5.0, "tokens": 1_000_000}
+    made(sensorium, "shop")
+    note(tmp_path, "intern", Amounts(requests=1, input_tokens=1200, output_tokens=34, cost=0.25))
+    listed = {told["name"]: told for told in lines(sensorium("keys", "list", "--json"))}
+    assert (listed["intern"]["spent_usd"], listed["intern"]["spent_tokens"]) == (0.25, 1234)
+    assert listed["shop"]["budget"] is None
+    table = " ".join(sensorium("keys", "list").stdout.split())
+    assert "budget" in table
+    assert "no limit" in table
+    told = sensorium("keys", "budget", "intern", "--usd", "7.5")
+    assert "may spend: $7.50 a month" in told.stdout
+    assert "no limit" in sensorium("keys", "budget", "intern", "--none").stdout
+    assert lines(sensorium("keys", "budget", "intern", "--tokens", "5", "--json"))[0]["budget"]["tokens"] == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("budget", "shop"), "Give --usd, --tokens or both; or --none alone"),
+        (("budget", "shop", "--usd", "5", "--none"), "Give --usd"),
+        (("budget", "nobody", "--usd", "5"), "No key in use"),
+        (("budget", "shop", "--usd", "-1"), "-1"),
+        (("create", "other", "--budget-usd", "much"), "much"),
+        (("create", "other", "--budget-usd", "5", "--per", "year"), "year"),
+    ],
+)
+def test_a_wrong_budget_is_told(sensorium: Sensorium, words: tuple[str, ...], said: str) -> None:
+    made(sensorium, "shop")
+    told = sensorium("keys", *words)
+    assert told.exit_code == 2
+    assert said in told.stderr

@@ -18,6 +18,7 @@ COMMANDS = [[name] for name in main.list_commands(click.Context(main))] + [
     ["models", "add"],
     ["models", "quantize"],
     ["keys", "create"],
+    ["keys", "budget"],
     ["keys", "list"],
     ["keys", "revoke"],
 ]

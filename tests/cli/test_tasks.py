@@ -250,3 +250,16 @@ def test_a_drawn_picture_has_the_rights_of_any_new_file(sensorium: Sensorium, ph
     (home / "usual").touch()
     assert sensorium("read", photos / "a.png", "--model", "fake", "--draw", home / "drawn.png").exit_code == 0
     assert (home / "drawn.png").stat().st_mode == (home / "usual").stat().st_mode
+
+
+def test_tokens_are_told_for_people_and_for_programs(sensorium: Sensorium, photos: Path) -> None:
+    told = sensorium("tokens", photos / "a.png", "--model", "gpt-4o", "--prompt", "How much is this?")
+    assert told.exit_code == 0, told.output
+    assert "255 tokens for a picture of 64 × 48" in told.stdout
+    assert "$0.00" in told.stdout
+    (line,) = lines(sensorium("tokens", photos / "a.png", "--model", "gpt-4o", "--json"))
+    assert line["result"]["pictures"][0]["tokens"] == 255
+    refused = sensorium("tokens", photos / "a.png")
+    assert refused.exit_code == 2
+    assert "--model" in sensorium("tokens", "--help").stdout
+    assert "`model`" in refused.stderr

@@ -6,8 +6,12 @@ from sensorium.cli.views import headline, seen
 from sensorium.schemas.analyze import Analysis, Failure
 from sensorium.schemas.base import Frozen, ImageInfo, Meta, Result, Skipped
 from sensorium.schemas.classify import Classification, Label
+from sensorium.schemas.detect import DetectedObject, Detections
 from sensorium.schemas.examples import example_of
+from sensorium.schemas.faces import Face, FaceAttributes, Faces
+from sensorium.schemas.geometry import Box
 from sensorium.schemas.read import Reading, TextLine
+from sensorium.schemas.tokens import PictureTokens, TokenCount
 
 IMAGE = ImageInfo(width=400, height=300, format="jpeg")
 
@@ -49,6 +53,28 @@ def test_no_text_is_said_in_words() -> None:
     assert "no text found" in seen("x", Reading(image=IMAGE)).plain
 
 
+def test_things_are_told_with_their_place() -> None:
+    box = Box(left=10.4, top=20, right=110, bottom=70)
+    said = seen("x", Detections(image=IMAGE, objects=(DetectedObject(name="dog", score=0.91, box=box),))).plain
+    assert "dog   91 %  100 × 50 at 10, 20" in said
+    assert "nothing found" in seen("x", Detections(image=IMAGE)).plain
+
+
+def test_faces_are_told_with_what_is_likely_of_them() -> None:
+    box = Box(left=10, top=20, right=110, bottom=120)
+    looks = FaceAttributes(age=31.6, gender="female", emotions={"happy": 0.75, "sad": 0.1}, glasses=1.0, mask=0.0)
+    faces = (Face(box=box, score=0.98, attributes=looks), Face(box=box))
+    said = seen("x", Faces(image=IMAGE, faces=faces)).plain.splitlines()
+    assert said[1].split("  ")[1:] == [" 98 %", "100 × 100 at 10, 20", "female, about 32, happy, glasses"]
+    assert said[2].strip() == "face   100 × 100 at 10, 20"
+    assert "no faces found" in seen("x", Faces(image=IMAGE)).plain
+
+
+def test_nothing_recognised_is_said_in_words() -> None:
+    assert "nothing recognised" in seen("x", Classification(image=IMAGE)).plain
+    assert headline(Classification(image=IMAGE)) == ""
+
+
 def test_a_fallback_is_never_silent() -> None:
     skipped = Skipped(engine="resnet50@1", code="engine_failed", message="It broke.")
     told = Reading(image=IMAGE, meta=Meta(engine="other@1", seconds=1.5, cached=True, skipped=(skipped,)))
@@ -84,3 +110,25 @@ def test_a_reduced_picture_says_so_and_a_drawing_where_it_is() -> None:
 def test_the_title_of_a_drawing_is_the_best_name() -> None:
     assert headline(example_of(Analysis)) == "golden retriever 93 %"
     assert headline(Reading(image=IMAGE)) == ""
+
+
+def counted(**fields: object) -> str:
+    picture = PictureTokens(tokens=9, width=90, height=80, used_width=45, used_height=40, refused="it is too large")
+    told = example_of(TokenCount).altered(pictures=(picture,), meta=Meta(), **fields)
+    return seen("x", told).plain
+
+
+def test_tokens_are_told_with_what_is_left_of_a_picture_and_why_one_is_refused() -> None:
+    told = counted(most_cost=12.5, input_cost=2.84e-5)
+    assert "9 tokens for a picture of 90 × 80, used at 45 × 40" in told
+    assert "gpt-4o would not take it as it is: it is too large" in told
+    assert "$12.50" in told
+    assert "$0.000028" in told
+    assert "(exact)" in told
+
+
+def test_a_guess_and_a_missing_price_are_called_so() -> None:
+    told = counted(confidence="guess", most_cost=None, input_cost=None)
+    assert "a guess: how gpt-4o counts is not known" in told
+    assert "no price is known" in told
+    assert "$" not in told

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import ClassVar
 
 import pytest
 
-from sensorium.engine import Call, Caller, Delta, Engine, Event, Item, Options, Progress
+from sensorium.engine import Call, Caller, Delta, Engine, Event, Item, Options, Progress, ignore
 from sensorium.errors import EngineFailed, ReaderStalled
 from sensorium.layers.cache import Cache
 from sensorium.schemas.base import Request, Result
@@ -173,3 +174,92 @@ async def test_progress_is_passed_on_but_not_remembered() -> None:
     assert sorted(map(type, first[1]), key=str) == sorted([Progress, Item], key=str)
     assert second[1] == [Item(0, {"part": "one"})]
     assert first[0].heard
+
+
+class Stopped(Answer):
+    """An answer that was cut off."""
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+
+async def test_an_answer_that_was_cut_off_is_not_remembered() -> None:
+    class CutOff(Talker):
+        async def run(self, request: Request, call: Call) -> Answer:
+            return Stopped(text=(await super().run(request, call)).text)
+
+    talker = CutOff()
+    cache = cached(talker)
+    for _ in range(2):
+        assert not (await cache.run(Ask(text="a"), Call())).meta.cached
+    assert talker.calls == 2
+
+
+class Spoken(Answer):
+    """An answer in words."""
+
+    @property
+    def words(self) -> str:
+        return self.text
+
+
+class SpokenAsk(Ask):
+    answer: ClassVar[type[Result]] = Spoken
+
+
+class Quiet:
+    """Answers without a word on the way, as models do whose caller does not listen."""
+
+    def __init__(self) -> None:
+        self.listened: list[bool] = []
+        self.go = asyncio.Event()
+        self.go.set()
+
+    async def run(self, request: Request, call: Call) -> Spoken:
+        assert isinstance(request, SpokenAsk)
+        self.listened.append(call.listener is not ignore)
+        await self.go.wait()
+        return Spoken(text=request.text)
+
+
+async def test_an_answer_that_was_asked_for_whole_is_told_as_a_stream_to_who_wants_one() -> None:
+    quiet, (call, heard) = Quiet(), listening()
+    cache = cached(quiet)
+    await cache.run(SpokenAsk(text="a b"), Call())
+    assert (await cache.run(SpokenAsk(text="a b"), call)).meta.cached
+    assert heard == [Delta("a b")]
+    assert quiet.listened == [False], "without a listener the model need not stream"
+
+
+async def test_who_joins_a_plain_request_with_a_listener_hears_the_answer_too() -> None:
+    quiet, (call, heard) = Quiet(), listening()
+    quiet.go.clear()
+    cache = cached(quiet)
+    plain = asyncio.create_task(cache.run(SpokenAsk(text="a b"), Call()))
+    await until(lambda: quiet.listened)
+    streamed = asyncio.create_task(cache.run(SpokenAsk(text="a b"), call))
+    await asyncio.sleep(0)
+    quiet.go.set()
+    assert await streamed == await plain
+    assert heard == [Delta("a b")]
+    assert len(quiet.listened) == 1
+
+
+async def test_who_does_not_listen_has_heard_nothing_and_so_may_fall_back() -> None:
+    talker = Talker(after=EngineFailed("cut"))
+    talker.gate = asyncio.Event()
+    cache = cached(talker)
+    (stream, _), plain = listening(), Call()
+    both = [asyncio.create_task(cache.run(Ask(text="a b"), call)) for call in (stream, plain)]
+    await until(lambda: talker.calls)
+    talker.gate.set()
+    await asyncio.wait(both)
+    assert (stream.heard, plain.heard) == (True, False)
+
+
+async def test_names_that_look_like_parts_of_keys_do_not_lead_to_anothers_answers() -> None:
+    store, talker = MemoryStore(), Talker()
+    await Cache(talker, store, "a/b", 60, Telemetry()).run(Ask(text="x"), Call(caller=Caller("c")))
+    await Cache(talker, store, "a", 60, Telemetry()).run(Ask(text="x"), Call(caller=Caller("b/c")))
+    assert talker.calls == 2

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sensorium.engine import Call
-from sensorium.errors import EngineFailed, InvalidRequest, Unavailable
+from sensorium.errors import EngineFailed, InvalidRequest, Overloaded, RateLimited, Unavailable
 from sensorium.layers import stack
 from sensorium.layers.fallback import Fallback
 from tests.layers.stand_ins import Ask, Talker, listening
@@ -41,3 +41,21 @@ async def test_when_all_fail_the_error_lists_all() -> None:
 async def test_a_single_model_fails_as_itself() -> None:
     with pytest.raises(EngineFailed):
         await stack.for_task([("a@1", Talker(before=EngineFailed("a broke")))]).run(Ask(text="x"), Call())
+
+
+async def test_when_all_are_too_busy_the_caller_hears_when_the_first_has_time() -> None:
+    def busy(kind: type[Overloaded], seconds: float) -> Talker:
+        return Talker(before=kind("busy", retry_after_seconds=seconds))
+
+    for kinds, kind in (
+        ((RateLimited, RateLimited), RateLimited),
+        ((RateLimited, Overloaded), Overloaded),
+    ):
+        with pytest.raises(Overloaded, match="a@1: busy; b@1: busy") as raised:
+            await Fallback([("a@1", busy(kinds[0], 9)), ("b@1", busy(kinds[1], 3))]).run(Ask(text="x"), Call())
+        assert (type(raised.value), raised.value.retry_after_seconds) == (kind, 3)
+    with pytest.raises(Unavailable) as other:
+        await Fallback([("a@1", busy(Overloaded, 9)), ("b@1", Talker(before=EngineFailed("broke")))]).run(
+            Ask(text="x"), Call()
+        )
+    assert type(other.value) is Unavailable

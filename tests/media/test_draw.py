@@ -36,6 +36,12 @@ def test_an_outline_is_drawn_where_it_belongs(blank: Image) -> None:
     assert blank.pixels.min() == 255, "the picture itself is untouched"
 
 
+def test_dots_are_drawn_where_they_belong(blank: Image) -> None:
+    drawn = np.asarray(annotate(blank, [Mark(BOX), Mark(BOX, dots=((400.0, 300.0),))]))
+    assert drawn[300, 400].tolist() == list(draw.COLOURS[1])
+    assert drawn[300, 420].tolist() == [255, 255, 255]
+
+
 def test_marks_are_scaled_to_a_picture_decoded_smaller() -> None:
     half = Source.of(photograph()).image_now(200)
     drawn = np.asarray(annotate(half, [Mark(BOX)])).astype(int)

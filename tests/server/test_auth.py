@@ -270,7 +270,7 @@ def test_keys_can_be_switched_off_elsewhere_too(tmp_path: Path) -> None:
     with running(tmp_path, host="0.0.0.0", auth="off") as server:
         assert "sk-sensorium" not in server.log()
         assert classify(server).status_code == 200
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data" / "keys.sqlite").exists()
 
 
 @pytest.mark.parametrize(

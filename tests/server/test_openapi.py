@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import TypeAdapter
@@ -12,13 +12,15 @@ from pydantic import TypeAdapter
 from sensorium.errors import every_error
 from sensorium.registry import Registry
 from sensorium.server import openapi
-from sensorium.server.facades import flask_predict, native
+from sensorium.server.facades import analyze_image, analyze_upload, flask_predict, native
+from sensorium.server.facades import openai as chat
 
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     tasks = Registry().tasks
-    built = openapi.document(tasks, [*(native.facade_for(task.request) for task in tasks), flask_predict.FACADE])
+    classic = (flask_predict.FACADE, chat.FACADE, analyze_image.FACADE, analyze_upload.FACADE)
+    built = openapi.document(tasks, [*(native.facade_for(task.request) for task in tasks), *classic])
     as_sent: dict[str, Any] = TypeAdapter(dict[str, Any]).dump_python(built, mode="json")
     return as_sent
 
@@ -28,7 +30,9 @@ def test_it_is_valid(document: dict[str, Any]) -> None:
 
 
 def test_every_task_has_its_route(document: dict[str, Any]) -> None:
-    assert {f"/v1/{task.name}" for task in Registry().tasks} | {"/predict"} <= set(document["paths"])
+    assert {f"/v1/{task.name}" for task in Registry().tasks} | {"/predict", "/v1/chat/completions"} <= set(
+        document["paths"]
+    )
 
 
 def test_examples_fit_their_schemas(document: dict[str, Any]) -> None:

@@ -91,6 +91,13 @@ async def test_an_answer_is_not_many_times_what_was_sent(client: Client, fields:
         assert len(await response.read()) < 100_000
 
 
+@pytest.mark.parametrize("values", ["[0" + ",0" * 120_000 + "]", "[" + "[]," * 60_000 + "0]"])
+async def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(client: Client, values: str) -> None:
+    sent = {"data": f'{{"image": {values}}}'.encode(), "headers": {"Content-Type": "application/json"}}
+    status, answer = await post(client, "/v1/classify", **sent)
+    assert (status, answer["error"]["message"]) == (400, "The body has too many values. Send at most 100,000.")
+
+
 async def test_a_list_of_one_is_answered_with_a_list(client: Client) -> None:
     _, answer = await post(client, "/v1/classify", json={"image": [data_url(png())]})
     assert [list(one) for one in answer["results"]] == [["result"]]
@@ -369,3 +376,13 @@ async def one_of(response: aiohttp.ClientResponse, *states: str) -> str:
 async def test_bodies_and_names_stay_out_of_the_log(client: Client, server: Server) -> None:
     await post(client, "/v1/classify?secret=abc", **form(("image", "private-name.jpg", JUNK)))
     assert not any(word in server.log() for word in ("private-name", "secret", "forged"))
+
+
+async def test_tokens_are_counted_for_a_model_that_is_not_here(client: Client) -> None:
+    status, answer = await post(client, "/v1/tokens", json={"image": data_url(png(1024, 1024)), "model": "gpt-4o"})
+    assert (status, answer["image_tokens"], answer["rule"].partition("@")[0]) == (200, 765, "openai/gpt-4o")
+    sent = form(("image", "a.png", png()), ("model", None, "gpt-4o"), ("detail", None, "low"), ("prompt", None, "你好"))
+    status, answer = await post(client, "/v1/tokens", **sent)
+    assert (status, answer["image_tokens"]) == (200, 85)
+    status, answer = await post(client, "/v1/tokens", json={"image": data_url(png())})
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")

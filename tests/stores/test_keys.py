@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sensorium.engine import Budget
 from sensorium.errors import InvalidConfiguration, InvalidRequest, MissingDependency, Unauthenticated, Unavailable
 from sensorium.stores.keyring import Keyring
 from sensorium.stores.keys import PREFIX, Key, Secret, SqliteKeys
@@ -238,3 +239,34 @@ def test_without_the_package_that_seals_the_command_that_brings_it_is_told(monke
     for work in (lambda: Seal("a" * 32).close("secret", "one"), lambda: Seal("a" * 32).open(b"sealed", "one")):
         with pytest.raises(MissingDependency, match=r"sensorium\[auth\]"):
             work()
+
+
+async def test_a_budget_is_kept_changed_and_taken_away(keys: SqliteKeys) -> None:
+    secret, key = new_key("shop", budget=Budget("month", usd=5.0))
+    await keys.add(key)
+    assert (await ring(keys).caller(secret.text)).budget == Budget("month", usd=5.0)
+    await keys.allow("shop", Budget("day", tokens=1000))
+    assert [known.budget for known in await keys.every()] == [Budget("day", tokens=1000)]
+    assert (await keys.allow(key.id, None)).budget is None
+    assert [known.budget for known in await keys.every()] == [None]
+    with pytest.raises(InvalidRequest, match="No key in use"):
+        await keys.allow("another", None)
+
+
+async def test_a_file_from_before_there_were_budgets_is_read_and_takes_them(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "keys.sqlite") as old:
+        old.executescript(
+            "CREATE TABLE keys (id TEXT PRIMARY KEY, name TEXT NOT NULL, digest BLOB NOT NULL, sealed BLOB,"
+            " scopes TEXT NOT NULL, requests_per_minute INTEGER, created REAL NOT NULL, expires REAL, revoked REAL)"
+            " WITHOUT ROWID;"
+        )
+        secret = Secret.new()
+        row = (secret.id, "old", secret.digest, None, '["*"]', 60, 1.0, None, None)
+        old.execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    old.close()
+    keys = SqliteKeys(tmp_path / "keys.sqlite")
+    caller = await ring(keys).caller(secret.text)
+    assert (caller.name, caller.requests_per_minute, caller.budget) == ("old", 60, None)
+    await keys.allow("old", Budget("day", usd=1.0))
+    assert (await ring(keys).caller(secret.text)).budget == Budget("day", usd=1.0)
+    await keys.close()

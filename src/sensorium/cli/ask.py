@@ -13,11 +13,14 @@ from typing import Any
 
 from sensorium.cli.group import exit_code
 from sensorium.cli.inputs import Input
-from sensorium.cli.screen import Screen, told
+from sensorium.cli.screen import Screen, plain, told
+from sensorium.engine import Delta
 from sensorium.errors import SensoriumError
 from sensorium.lists import Outcome
 from sensorium.registry import Task
+from sensorium.schemas.ask import Answer
 from sensorium.schemas.base import Request, Result
+from sensorium.service import Sensorium
 from sensorium.verbs import Answerer, request_of
 
 
@@ -55,6 +58,30 @@ async def answer(
     return worst
 
 
+async def follow(service: Sensorium, question: Question, how: dict[str, Any], tell: ForPeople) -> int:
+    """Ask one question, and tell the words of the answer as they come; the exit code."""
+    if not isinstance(question.asked, Request):
+        tell(question, question.asked)
+        return exit_code(question.asked)
+    from sensorium.cli.views import account
+
+    stream, said = service.stream(question.asked, **how), False
+    try:
+        async for event in stream:
+            if isinstance(event, Delta):
+                said = True
+                # In a thread: while a reader pauses, as in `| less`, the words that come must be taken in.
+                await asyncio.to_thread(tell.screen.say, event.text)
+    except SensoriumError as error:
+        tell.screen.say("\n" if said else "")
+        tell(question, error)
+        return exit_code(error)
+    # Not every model says something before it has said all.
+    tell.screen.say("\n" if said else f"{stream.result.text}\n")
+    tell.screen.note(account(stream.result))
+    return 0
+
+
 class Json:
     """Tells programs: a line for each input."""
 
@@ -73,23 +100,27 @@ class Json:
 class ForPeople:
     """Tells people: a view of each result, and on standard error what went wrong."""
 
-    def __init__(self, screen: Screen) -> None:
-        self.screen = screen
+    def __init__(self, screen: Screen, *, alone: bool = False) -> None:
+        """`alone`: there is one input, so that words need no heading."""
+        self.screen, self._alone = screen, alone
 
     def __call__(self, question: Question, outcome: Outcome) -> None:
-        from sensorium.cli.views import seen
+        from sensorium.cli.views import account, seen
 
         if isinstance(outcome, SensoriumError):
             self.screen.complain(f"{question.input.name}: {told(outcome)}")
-            return
-        self.screen.show(seen(question.input.name, outcome, question.target))
+        elif self._alone and isinstance(outcome, Answer):
+            self.screen.show(plain(outcome.text))
+            self.screen.note(account(outcome))
+        else:
+            self.screen.show(seen(question.input.name, outcome, question.target))
 
 
 def _asked(task: Task, given: Input, fields: dict[str, Any]) -> Request | SensoriumError:
     if isinstance(given.what, SensoriumError):
         return given.what
     try:
-        return request_of(task.request, () if given.what is None else (given.what,), fields)
+        return request_of(task.request, given.several if given.what is None else (given.what,), fields)
     except SensoriumError as error:
         return error
 

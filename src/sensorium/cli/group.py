@@ -24,6 +24,7 @@ OTHERS = {
     "doctor": "sensorium.cli.doctor",
     "serve": "sensorium.cli.serve",
     "keys": "sensorium.cli.keys",
+    "usage": "sensorium.cli.usage",
     "health": "sensorium.cli.health",
 }
 """The commands that are no tasks, in the order of the help, with the module that holds each as `command`."""

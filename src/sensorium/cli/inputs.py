@@ -17,6 +17,9 @@ SUFFIXES = frozenset(
 )
 """Files of a folder that are taken for pictures without a look inside."""
 
+LONGEST_NAME = 120
+"""Characters to call several inputs by."""
+
 HEAD = 4096
 """Bytes of any other file that are looked at."""
 
@@ -28,9 +31,11 @@ class Input:
     name: str
     """What to call it: as typed, for a file in a folder the path from where the user stands."""
     what: str | Path | bytes | SensoriumError | None
-    """What `Source.of` takes; or why there is nothing; None for a task that asks about no file."""
+    """What `Source.of` takes; or why there is nothing; None for what is asked about no file, or about several."""
     place: PurePath
     """Its own name, for a file in a folder the path from there: where its drawing goes."""
+    several: tuple[str | Path | bytes, ...] = ()
+    """All that one question is about, each as `what`."""
 
     @property
     def path(self) -> Path | None:
@@ -43,6 +48,27 @@ class Input:
 def expand(words: Sequence[str], most_bytes: int, *, every_file: bool = False) -> list[Input]:
     """Each input in order: folders walked, for pictures or for every file; everything else as it is, whatever its name."""
     return [found for word in words for found in _expanded(word, most_bytes, every_file)]
+
+
+def together(inputs: Sequence[Input]) -> Input:
+    """Several inputs as one, for a task that is about several at once."""
+    name = ", ".join(one.name for one in inputs)
+    parts: list[str | Path | bytes] = []
+    for one in inputs:
+        if isinstance(one.what, SensoriumError):
+            return Input(one.name, one.what, one.place)
+        if one.what is not None:
+            parts.append(one.what)
+    called = name if len(name) <= LONGEST_NAME else f"{len(inputs)} pictures"
+    return Input(called, None, PurePath("together"), tuple(parts))
+
+
+def is_there(word: str) -> bool:
+    """Whether the word is an address, or names a file or folder of this machine."""
+    try:
+        return word == "-" or _is_address(word) or Path(word).exists()
+    except (OSError, ValueError):  # too long for any file
+        return False
 
 
 def is_folder(word: str) -> bool:

@@ -1,4 +1,4 @@
-"""Make, list and revoke the keys that a server asks for."""
+"""Make, list, limit and revoke the keys that a server asks for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -17,12 +18,15 @@ from sensorium import discovery
 from sensorium.cli.options import ParamType
 from sensorium.cli.screen import Screen, plain
 from sensorium.config import Settings, load_settings
-from sensorium.engine import OPERATING
-from sensorium.stores import keys
+from sensorium.engine import OPERATING, Budget
+from sensorium.stores import keys, usage
 from sensorium.stores.keys import Key, Keys, Secret, SqliteKeys
 from sensorium.stores.sealing import seal_of
+from sensorium.stores.usage import Spent, UsageBook
 
 T = TypeVar("T")
+
+Per = Literal["day", "month"]
 
 UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
@@ -33,12 +37,19 @@ Examples:
   sensorium keys create shop
   sensorium keys create shop --scope classify --scope read --expires 30d --rate 600
   sensorium keys create prometheus --scope metrics
+  sensorium keys create intern --budget-usd 5 --budget-tokens 1000000 --per day
   KEY=$(sensorium keys create robot --json | jq -r .key)"""
 
 LIST = """\b
 Examples:
   sensorium keys list
   sensorium keys list --json"""
+
+BUDGET = """\b
+Examples:
+  sensorium keys budget shop --usd 20 --per month
+  sensorium keys budget shop --usd 20 --tokens 5000000
+  sensorium keys budget shop --none"""
 
 REVOKE = """\b
 Examples:
@@ -75,6 +86,12 @@ class Moment(ParamType):
         return moment
 
 
+AMOUNT, TOKENS = click.FloatRange(min=0, max=1e9), click.IntRange(min=0, max=10**15)
+
+per = click.option(
+    "--per", type=click.Choice(["day", "month"]), default="month", help="The budget's time, in UTC. [default: month]"
+)
+
 as_json = click.option("--json", "as_json", is_flag=True, help="JSON for programs. [default: words for people]")
 
 
@@ -95,9 +112,25 @@ as_json = click.option("--json", "as_json", is_flag=True, help="JSON for program
     is_flag=True,
     help="For programs that sign requests instead of sending the key: the secret is kept, sealed. [default: only its hash]",
 )
+@click.option(
+    "--budget-usd",
+    type=AMOUNT,
+    metavar="DOLLARS",
+    help="What its answers may cost. [default: no limit]",
+)
+@click.option("--budget-tokens", type=TOKENS, metavar="N", help="Tokens of questions and answers. [default: no limit]")
+@per
 @as_json
 def create(
-    name: str, scopes: tuple[str, ...], expires: float | None, rate: int | None, signing: bool, as_json: bool
+    name: str,
+    scopes: tuple[str, ...],
+    expires: float | None,
+    rate: int | None,
+    signing: bool,
+    budget_usd: float | None,
+    budget_tokens: int | None,
+    per: Per,
+    as_json: bool,
 ) -> None:
     settings = load_settings()
     secret = Secret.new()
@@ -113,6 +146,7 @@ def create(
         requests_per_minute=rate,
         expires=expires,
         sealed=sealed,
+        budget=_budget(per, budget_usd, budget_tokens),
     )
     _with(settings, lambda store: store.add(key))
     _tell_new(key, secret, as_json)
@@ -121,15 +155,38 @@ def create(
 @click.command("list", help="List all keys: what each may do, and whether it is good.", epilog=LIST)
 @as_json
 def list_(as_json: bool) -> None:
-    known = _with(load_settings(), lambda store: store.every())
+    settings = load_settings()
+    known = _with(settings, lambda store: store.every())
+    spent = asyncio.run(_spent(settings, known))
     screen = Screen()
     if as_json:
         for key in known:
-            screen.write(json.dumps(_told(key), ensure_ascii=False))
+            screen.write(json.dumps(_told(key, spent.get(key.id)), ensure_ascii=False))
     elif known:
-        _table(screen, known)
+        _table(screen, known, spent)
     else:
         screen.show("There are no keys yet. `sensorium keys create NAME` makes one.")
+
+
+@click.command(
+    "budget",
+    help="Change what a key may spend. Servers that run notice within a second; what is spent already counts.",
+    epilog=BUDGET,
+)
+@click.argument("named", metavar="NAME|ID")
+@click.option("--usd", type=AMOUNT, metavar="DOLLARS", help="What its answers may cost. [default: no limit]")
+@click.option("--tokens", type=TOKENS, metavar="N", help="Tokens of questions and answers. [default: no limit]")
+@per
+@click.option("--none", is_flag=True, help="Take the budget away. [default: set the one that is given]")
+@as_json
+def budget(named: str, usd: float | None, tokens: int | None, per: Per, none: bool, as_json: bool) -> None:
+    if none is not (usd is None and tokens is None):
+        raise click.UsageError("Give --usd, --tokens or both; or --none alone.")
+    key = _with(load_settings(), lambda store: store.allow(named, _budget(per, usd, tokens)))
+    if as_json:
+        Screen().write(json.dumps(_told(key), ensure_ascii=False))
+    else:
+        click.echo(f"{plain(key.name)} ({key.id}) may spend: {_allowed(key) or 'no limit'}.")
 
 
 @click.command("revoke", help="Refuse a key from now on. Servers that run notice within a second.", epilog=REVOKE)
@@ -145,8 +202,8 @@ def revoke(named: str, as_json: bool) -> None:
 
 command = click.Group(
     "keys",
-    commands=[create, list_, revoke],
-    help="Make, list and revoke the keys that a server asks for. A running server needs no restart.",
+    commands=[create, list_, budget, revoke],
+    help="Make, list, limit and revoke the keys that a server asks for. A running server needs no restart.",
     epilog="\b\nExample:\n  sensorium keys create shop --scope classify --expires 30d",
 )
 
@@ -160,6 +217,39 @@ def _with(settings: Settings, work: Callable[[Keys], Coroutine[Any, Any, T]]) ->
             await store.close()
 
     return asyncio.run(done())
+
+
+async def _spent(settings: Settings, known: list[Key]) -> dict[str, Spent]:
+    """Of each key with a budget, what it has spent of it; by id."""
+    limited = {key.id: (key.name, key.budget) for key in known if key.budget and key.revoked is None}
+    if not limited:
+        return {}
+    book = UsageBook(settings.data_dir / usage.FILE)
+    try:
+        return {identity: await book.spent(name, allowed) for identity, (name, allowed) in limited.items()}
+    finally:
+        await book.close()
+
+
+def _budget(per: Per, usd: float | None, tokens: int | None) -> Budget | None:
+    return None if usd is None and tokens is None else Budget(per, usd, tokens)
+
+
+def _allowed(key: Key) -> str:
+    """What a key may spend, in words; empty where nothing is limited."""
+    limits = key.budget
+    if limits is None:
+        return ""
+    money = [] if limits.usd is None else [f"${limits.usd:,.2f}"]
+    tokens = [] if limits.tokens is None else [f"{limits.tokens:,} tokens"]
+    return f"{' and '.join(money + tokens)} a {limits.per}"
+
+
+def _used(spent: Spent | None, key: Key) -> str:
+    if spent is None or key.budget is None:
+        return ""
+    money = [] if key.budget.usd is None else [f"${spent.cost:,.4f}"]
+    return ", ".join(money + ([] if key.budget.tokens is None else [f"{spent.tokens:,} tokens"]))
 
 
 def _tell_new(key: Key, secret: Secret, as_json: bool) -> None:
@@ -178,7 +268,7 @@ def _tell_new(key: Key, secret: Secret, as_json: bool) -> None:
         )
 
 
-def _told(key: Key) -> dict[str, Any]:
+def _told(key: Key, spent: Spent | None = None) -> dict[str, Any]:
     return {
         "id": key.id,
         "name": key.name,
@@ -189,22 +279,35 @@ def _told(key: Key) -> dict[str, Any]:
         "expires": _iso(key.expires),
         "revoked": _iso(key.revoked),
         "signing": key.sealed is not None,
+        "budget": None if key.budget is None else asdict(key.budget),
+        **({} if spent is None else {"spent_usd": spent.cost, "spent_tokens": spent.tokens}),
     }
 
 
-def _table(screen: Screen, known: list[Key]) -> None:
+def _table(screen: Screen, known: list[Key], spent: dict[str, Spent]) -> None:
+    from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("name", "id", "state", "may do", "per minute", "created", "expires"):
+    limited = ("budget", "spent") if any(key.budget for key in known) else ()
+    for title in ("name", "id", "state", "may do", "per minute", "created", "expires", *limited):
         table.add_column(title, overflow="fold")
     for key in known:
         state = key.state(time.time())
         shown = Text(state, style="green" if state == "good" else "yellow")
         rate = "no limit" if key.requests_per_minute is None else f"{key.requests_per_minute:,}"
         name = Text(plain(key.name))
-        table.add_row(name, key.id, shown, _may(key), rate, _day(key.created), _day(key.expires) or "never")
+        row: list[RenderableType] = [
+            name,
+            key.id,
+            shown,
+            _may(key),
+            rate,
+            _day(key.created),
+            _day(key.expires) or "never",
+        ]
+        table.add_row(*row, *((_allowed(key) or "no limit", _used(spent.get(key.id), key)) if limited else ()))
     screen.draw(table)
 
 

@@ -61,6 +61,15 @@ class Screen:
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
 
+    def say(self, words: str) -> None:
+        """Write words to standard output as they come, without a line's end."""
+        sys.stdout.write(plain(words))
+        sys.stdout.flush()
+
+    def note(self, line: Any) -> None:
+        """Write to standard error what is worth knowing beside the answer."""
+        self.err.print(line, style="dim", soft_wrap=True, highlight=False, markup=False)
+
     def complain(self, sentence: str) -> None:
         """Write an error or a hint to standard error."""
         # A bar and a line on the same terminal must go through one console, or they overwrite each other.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePath
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sensorium import discovery
-from sensorium.cli.ask import ForPeople, Json, answer, questions
-from sensorium.cli.inputs import Input, expand
+from sensorium.cli.ask import ForPeople, Json, answer, follow, questions
+from sensorium.cli.inputs import Input, expand, is_there, together
 from sensorium.cli.options import given, options_of
 from sensorium.cli.screen import Screen
 from sensorium.config import Settings, load_settings
@@ -21,12 +22,27 @@ from sensorium.engine import Options
 from sensorium.errors import InvalidConfiguration, SensoriumError
 from sensorium.media import limits
 from sensorium.registry import Registry, Task
+from sensorium.schemas.ask import Answer
+from sensorium.schemas.base import ImageResult
 from sensorium.service import Sensorium, limits_of
 
 if TYPE_CHECKING:
     from sensorium.client import Remote
 
-TAKEN = ("model", "json", "draw", "timeout", "cache", "device", "server", "key", "help")
+TAKEN = (
+    "model",
+    "json",
+    "stream",
+    "draw",
+    "timeout",
+    "cache",
+    "privacy",
+    "max-cost",
+    "device",
+    "server",
+    "key",
+    "help",
+)
 """Options that every task has, beside those of its fields."""
 
 KEY_VARIABLE = "SENSORIUM_KEY"
@@ -63,9 +79,12 @@ def _run(
     words: tuple[str, ...] = (),
     model: str | None,
     as_json: bool,
+    as_it_comes: bool | None = None,
     draw: Path | None = None,
     timeout: float | None,
     use_cache: bool,
+    privacy: str,
+    max_cost: float | None,
     device: str | None,
     server: str | None,
     key: str | None,
@@ -75,19 +94,55 @@ def _run(
         raise click.UsageError("--device does not go with --server: it computes there, on what its own settings say.")
     settings = load_settings(**({"device": device} if device else {}))
     fields = {**given(options), **({"model": model} if model else {})}
-    tell = Json(Screen()) if as_json else ForPeople(Screen())
+    words, fields = _told_apart(task, words, fields)
+    how = {"timeout": timeout, "options": Options(cache=use_cache, remote=privacy == "any", max_cost=max_cost)}
 
     async def work() -> int:
-        inputs = expand(words, settings.max_bytes) if words else [Input(task.name, None, PurePath(task.name))]
+        inputs = _inputs_of(task, words, settings)
         asked = questions(task, inputs, fields, _targets(draw, words, inputs))
+        tell = Json(Screen()) if as_json else ForPeople(Screen(), alone=len(inputs) == 1)
         async with _answerer(settings, server, key) as answerer:
-            if model and isinstance(answerer, Sensorium):  # told once, rather than for each input
-                answerer.registry.card(model, task.name)
-            how = {"timeout": timeout, "options": Options(cache=use_cache)}
+            if isinstance(answerer, Sensorium):
+                if model and not task.about:  # told once, rather than for each input
+                    answerer.registry.card(model, task.asks or task.name)
+                if len(inputs) == 1 and isinstance(tell, ForPeople) and _streams(task, as_it_comes):
+                    return await follow(answerer, next(asked), how, tell)
             return await answer(answerer, asked, len(inputs), how, tell)
 
     with limits.use(limits_of(settings)):
         return asyncio.run(work())
+
+
+def _told_apart(task: Task, words: tuple[str, ...], fields: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The inputs, and the fields with those that were given by place after them.
+
+    Raises UsageError where the last word is rather a file than a question.
+    """
+    for name in reversed(task.request.positional):
+        if name in fields or "messages" in fields:
+            continue
+        if not words or is_there(words[-1]):
+            typed = " ".join(words) if len(words) < 4 else "photo.jpg"
+            example = task.request.model_fields[name].examples or ["..."]
+            raise click.UsageError(
+                f'What do you want to know? Put it last: `sensorium {task.name} {typed} "{example[0]}"`'.replace(
+                    "  ", " "
+                )
+            )
+        words, fields = words[:-1], {**fields, name: words[-1]}
+    return words, fields
+
+
+def _inputs_of(task: Task, words: tuple[str, ...], settings: Settings) -> list[Input]:
+    if not words:
+        return [Input(task.name, None, PurePath(task.name))]
+    found = expand(words, settings.max_bytes)
+    return [together(found)] if task.request.gathers else found
+
+
+def _streams(task: Task, asked_for: bool | None) -> bool:
+    """Whether words are told as they come: to people who look on, unless they say otherwise."""
+    return issubclass(task.answer, Answer) and (sys.stdout.isatty() if asked_for is None else asked_for)
 
 
 def _answerer(settings: Settings, server: str | None, key: str | None) -> Sensorium | Remote:
@@ -108,8 +163,21 @@ def _targets(draw: Path | None, words: tuple[str, ...], inputs: list[Input]) -> 
 
 
 def _inputs(task: Task) -> Iterator[click.Parameter]:
-    if task.request.source_fields():
-        yield click.Argument(["words"], nargs=-1, required=True, metavar="FILE|URL|FOLDER|-...", callback=_stdin_once)
+    if not _takes_pictures(task):
+        return
+    metavar = " ".join(("FILE|URL|FOLDER|-...", *(name.upper() for name in task.request.positional)))
+    required = task.request.needs_source()
+    yield click.Argument(
+        ["words"],
+        nargs=-1,
+        required=required,
+        metavar=metavar if required else f"[{metavar.replace('... ', '...] ')}",
+        callback=_stdin_once,
+    )
+
+
+def _takes_pictures(task: Task) -> bool:
+    return bool(task.request.source_fields() or task.request.gathers)
 
 
 def _stdin_once(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
@@ -119,24 +187,32 @@ def _stdin_once(ctx: click.Context, param: click.Parameter, words: tuple[str, ..
 
 
 def _own_options(task: Task) -> Iterator[click.Option]:
-    main = task.request.source_fields()[:1]
+    main = (*task.request.source_fields()[:1], task.request.gathers)
     fields = {name: field for name, field in task.request.model_fields.items() if name not in (*main, "model")}
     return options_of(fields, taken=TAKEN)
 
 
+def _else(task: Task) -> str:
+    """What is asked where the settings name no model."""
+    if task.run is not None:
+        return ", else the own one of each part"
+    return f", else {task.default}" if task.default else ""
+
+
 def _common_options(task: Task) -> Iterator[click.Option]:
-    yield click.Option(
-        ["--model"],
-        metavar="NAME",
-        help=f"The model to ask, as name or name@version; `sensorium engines --task {task.name}` lists them. "
-        f"[default: what the setting `models` names, else {task.default or 'the own one of each part'}]",
-    )
+    yield click.Option(["--model"], metavar="NAME", help=_about(task) if task.about else _asked(task))
     yield click.Option(
         ["--json", "as_json"],
         is_flag=True,
         help="A line of JSON for each input, in order: {input, result} or {input, error}. [default: words for people]",
     )
-    if task.request.source_fields():
+    if issubclass(task.answer, Answer):
+        yield click.Option(
+            ["--stream/--no-stream", "as_it_comes"],
+            default=None,
+            help="Whether to write the words of one answer as they come. [default: stream on a terminal]",
+        )
+    if issubclass(task.answer, ImageResult):
         yield click.Option(
             ["--draw"],
             type=click.Path(path_type=Path),
@@ -146,7 +222,7 @@ def _common_options(task: Task) -> Iterator[click.Option]:
         )
     yield click.Option(
         ["--timeout"],
-        type=Seconds(min=0, min_open=True),
+        type=Amount(min=0, min_open=True),
         metavar="SECONDS",
         help="How long each input may take, waiting included. [default: the setting `timeout_seconds`]",
     )
@@ -154,6 +230,18 @@ def _common_options(task: Task) -> Iterator[click.Option]:
         ["--cache/--no-cache", "use_cache"],
         default=True,
         help="Whether a remembered answer will do. [default: cache]",
+    )
+    yield click.Option(
+        ["--privacy"],
+        type=click.Choice(["any", "local"]),
+        default="any",
+        help="Which models may answer; local: none for which pictures or words would leave the machine. [default: any]",
+    )
+    yield click.Option(
+        ["--max-cost"],
+        type=Amount(min=0),
+        metavar="DOLLARS",
+        help="The most that each answer may cost, by the estimate before it is asked for. [default: no limit]",
     )
     yield click.Option(
         ["--device"],
@@ -173,20 +261,35 @@ def _common_options(task: Task) -> Iterator[click.Option]:
     )
 
 
-class Seconds(click.FloatRange):
-    """A number of seconds; `nan` is none."""
+def _asked(task: Task) -> str:
+    return (
+        f"The model to ask, as name or name@version; `sensorium engines --task {task.name}` lists them. "
+        f"[default: what the setting `models` names{_else(task)}]"
+    )
+
+
+def _about(task: Task) -> str:
+    return " ".join((task.request.model_fields["model"].description or "").split())
+
+
+class Amount(click.FloatRange):
+    """A number of seconds, or of dollars; `nan` is none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        seconds: float = super().convert(value, param, ctx)
-        if math.isnan(seconds):
-            self.fail(f"{value!r} is no number of seconds.", param, ctx)
-        return seconds
+        amount: float = super().convert(value, param, ctx)
+        if math.isnan(amount):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return amount
 
 
 def _help(task: Task) -> str:
     summary = discovery.summary(discovery.modules(discovery.TASKS)[task.name])
-    if not task.request.source_fields():
+    if not _takes_pictures(task):
         return summary
+    if task.request.gathers:
+        return f"{summary}\n\nInputs are files, http(s) URLs, folders and `-` for standard input: two pictures or more."
+    if task.request.positional:
+        summary = f"{summary}\n\nThe question comes last; without inputs before it, it is asked by itself."
     return (
         f"{summary}\n\nInputs are files, http(s) URLs, folders (searched for pictures, also inside folders) and `-` for "
         "standard input. One that fails does not stop the others; the exit code is then 2 if an input is to blame, else 1."
@@ -194,9 +297,20 @@ def _help(task: Task) -> str:
 
 
 def _examples(typed: str, task: Task) -> str:
-    if not task.request.source_fields():
+    if not _takes_pictures(task):
         return f"\b\nExample:\n  sensorium {typed} --json"
+    if task.request.gathers:
+        return f"\b\nExamples:\n  sensorium {typed} a.jpg b.jpg\n  sensorium {typed} photos/ --json > answer.json"
+    if task.request.positional and not task.about:
+        fields = task.request.model_fields
+        asked = " ".join(f'"{(fields[name].examples or [name])[0]}"' for name in task.request.positional)
+        return (
+            f"\b\nExamples:\n  sensorium {typed} photo.jpg {asked}\n"
+            f"  sensorium {typed} photos/ {asked} --json > answers.jsonl\n  sensorium {typed} {asked}"
+        )
+    model = f" --model {task.request.model_fields['model'].examples[0]}" if task.about else ""  # type: ignore[index]
+    drawn = f"\n  sensorium {typed} photo.jpg --draw marked.jpg" if issubclass(task.answer, ImageResult) else ""
     return (
-        f"\b\nExamples:\n  sensorium {typed} photo.jpg\n  sensorium {typed} photos/ --json > answers.jsonl\n"
-        f"  sensorium {typed} photo.jpg --draw marked.jpg"
+        f"\b\nExamples:\n  sensorium {typed} photo.jpg{model}\n"
+        f"  sensorium {typed} photos/{model} --json > answers.jsonl{drawn}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,30 @@ from rich.text import Text
 
 from sensorium.cli.screen import plain
 from sensorium.schemas.analyze import Analysis
-from sensorium.schemas.base import ImageInfo, ImageResult, Meta, Result
+from sensorium.schemas.ask import Answer
+from sensorium.schemas.base import ImageInfo, ImageResult, Meta, Result, Usage
 from sensorium.schemas.classify import Classification
+from sensorium.schemas.compare import Comparison
 from sensorium.schemas.describe_pixels import PixelDescription
+from sensorium.schemas.detect import Detections
+from sensorium.schemas.faces import Face, FaceAttributes, Faces
+from sensorium.schemas.geometry import Box
 from sensorium.schemas.read import Reading
+from sensorium.schemas.tokens import TokenCount
 
 BAR = 20
 """Columns of a full bar."""
 EIGHTHS = " ▏▎▍▌▋▊▉"
 """The last column of a bar, filled from the left."""
 
-LIGHT = ((0.25, "dark"), (0.75, "of medium light"), (1.01, "bright"))
-RANGE = ((0.08, "flat"), (0.2, "of medium contrast"), (1.01, "rich in contrast"))
-"""Below which measure of brightness and of contrast which word fits, by eye."""
+LIGHT = {"dark": "dark", "medium": "of medium light", "bright": "bright"}
+DEPTH = {"flat": "flat", "medium": "of medium contrast", "rich": "rich in contrast"}
+
+LIKELY = 0.5
+"""From which score a trait of a face is told."""
+
+LIKELY = 0.5
+"""From which score a trait of a face is told."""
 
 SHAPES = {1.0: "square", 4 / 3: "4:3", 3 / 2: "3:2", 16 / 9: "16:9", 3 / 4: "3:4", 2 / 3: "2:3", 9 / 16: "9:16"}
 
@@ -38,6 +50,11 @@ def seen(name: str, result: Result, drawing: Path | None = None) -> Text:
     return Text("\n").join([heading, *_indented([*view(result), *_took(result.meta), *drawn])])
 
 
+def account(result: Result) -> Text:
+    """What an answer took, and how it came about."""
+    return Text("\n").join(_took(result.meta))
+
+
 def view(result: Result) -> Iterator[Text]:
     """The answer alone."""
     return next((VIEWS[kind] for kind in type(result).__mro__ if kind in VIEWS), _any)(result)
@@ -46,16 +63,65 @@ def view(result: Result) -> Iterator[Text]:
 def headline(result: Result) -> str:
     """The answer in a few words, to write over a picture; empty when there are none."""
     named = result.classify if isinstance(result, Analysis) else result
-    return f"{named.best.name} {_percent(named.best.score).strip()}" if isinstance(named, Classification) else ""
+    if not isinstance(named, Classification) or not named.labels:
+        return ""
+    return f"{named.best.name} {_percent(named.best.score).strip()}"
 
 
 def _classification(result: Classification) -> Iterator[Text]:
-    width = max(cell_len(plain(label.name)) for label in result.labels)
+    width = max((cell_len(plain(label.name)) for label in result.labels), default=0)
     for label in result.labels:
         name = plain(label.name)
         yield Text.assemble(
             name, " " * (width - cell_len(name) + 2), _percent(label.score), "  ", (_bar(label.score), "cyan")
         )
+    if not result.labels:
+        yield Text("nothing recognised", style="dim")
+
+
+def _detections(result: Detections) -> Iterator[Text]:
+    width = max((cell_len(plain(one.name)) for one in result.objects), default=0)
+    for one in result.objects:
+        name = plain(one.name)
+        yield Text.assemble(
+            name, " " * (width - cell_len(name) + 2), _percent(one.score), "  ", (_place(one.box), "dim")
+        )
+    if not result.objects:
+        yield Text("nothing found", style="dim")
+
+
+def _faces(result: Faces) -> Iterator[Text]:
+    for face in result.faces:
+        sure = "face " if face.score is None else _percent(face.score)
+        looks = _looks(face)
+        yield Text.assemble((sure, "dim"), "  ", _place(face.box), f"  {looks}" if looks else "")
+    if not result.faces:
+        yield Text("no faces found", style="dim")
+
+
+def _looks(face: Face) -> str:
+    """What a face looks like, in a few words."""
+    seen = face.attributes or FaceAttributes()
+    said = [
+        seen.gender or "",
+        f"about {seen.age:.0f}" if seen.age is not None else "",
+        *(name for name, score in seen.emotions.items() if score >= LIKELY),
+        *(word for word, score in _traits(seen) if score is not None and score >= LIKELY),
+    ]
+    return ", ".join(plain(word) for word in said if word)
+
+
+def _traits(seen: FaceAttributes) -> Iterator[tuple[str, float | None]]:
+    yield "smiling", seen.smile
+    yield "glasses", seen.glasses
+    yield "headwear", seen.headwear
+    yield "mask", seen.mask
+    yield "blurred", seen.blurred
+    yield "underexposed", seen.underexposed
+
+
+def _place(box: Box) -> str:
+    return f"{box.width:.0f} × {box.height:.0f} at {box.left:.0f}, {box.top:.0f}"
 
 
 def _reading(result: Reading) -> Iterator[Text]:
@@ -73,7 +139,7 @@ def _pixels(result: PixelDescription) -> Iterator[Text]:
         )
     sharp = "blurred" if result.blurred else "sharp"
     yield Text.assemble(
-        f"{_word(result.brightness, LIGHT)}, {_word(result.contrast, RANGE)}, {sharp}",
+        f"{LIGHT[result.light]}, {DEPTH[result.depth]}, {sharp}",
         (
             f"  brightness {result.brightness:.2f}, contrast {result.contrast:.2f}, sharpness {result.sharpness:.0f}",
             "dim",
@@ -90,6 +156,41 @@ def _analysis(result: Analysis) -> Iterator[Text]:
             yield from _indented(_took(part.meta))
     for name, failure in result.failures.items():
         yield Text.assemble((f"{name} has no answer: ", "red"), plain(failure.message))
+
+
+def _tokens(result: TokenCount) -> Iterator[Text]:
+    for picture in result.pictures:
+        used = (picture.used_width, picture.used_height)
+        smaller = f", used at {used[0]} × {used[1]}" if used != (picture.width, picture.height) else ""
+        yield Text.assemble(
+            f"{picture.tokens:,} tokens for a picture of {picture.width} × {picture.height}", (smaller, "dim")
+        )
+        if picture.refused:
+            yield Text(f"{result.model} would not take it as it is: {picture.refused}", style="red")
+    yield Text(f"about {result.text_tokens:,} tokens for words and what stands around them")
+    price = "" if result.input_cost is None else f": {_dollars(result.input_cost)}"
+    yield Text.assemble((f"{result.input_tokens:,} tokens in all{price}", "bold"))
+    longest = f"with the longest answer, {result.most_output_tokens:,} tokens"
+    yield Text("no price is known" if result.most_cost is None else f"{longest}: {_dollars(result.most_cost)}")
+    if result.confidence == "guess":
+        yield Text(f"a guess: how {plain(result.model)} counts is not known", style="yellow")
+    else:
+        yield Text(f"counted as {result.rule} ({result.confidence})", style="dim")
+
+
+def _dollars(cost: float) -> str:
+    """With two digits that say something; never as 2.8e-05."""
+    return f"${Decimal(f'{cost:.2g}'):f}" if cost < 0.1 else f"${cost:,.2f}"
+
+
+def _answer(result: Answer) -> Iterator[Text]:
+    return (Text(plain(line)) for line in result.text.splitlines())
+
+
+def _comparison(result: Comparison) -> Iterator[Text]:
+    for title in ("similarities", "differences", "recommendation"):
+        yield Text(title, style="bold cyan")
+        yield from (Text(f"  - {plain(sentence)}") for sentence in getattr(result, title) or ("none",))
 
 
 def _any(value: BaseModel) -> Iterator[Text]:
@@ -130,8 +231,13 @@ def _in_one_line(held: Any) -> str:
 VIEWS: dict[type, View] = {
     Classification: _classification,
     Reading: _reading,
+    Detections: _detections,
+    Faces: _faces,
     PixelDescription: _pixels,
     Analysis: _analysis,
+    TokenCount: _tokens,
+    Answer: _answer,
+    Comparison: _comparison,
 }
 
 
@@ -151,9 +257,17 @@ def _took(meta: Meta) -> Iterator[Text]:
         _seconds(meta.seconds - meta.loading_seconds) if meta.seconds else "",
         f"and {_seconds(meta.loading_seconds)} to load" if meta.loading_seconds > 0.1 else "",
         "remembered" if meta.cached else "",
+        *(_spent(meta.usage) if meta.usage else ()),
     ]
     if any(said[1:]):
         yield Text(" · ".join(part for part in said if part), style="dim")
+
+
+def _spent(usage: Usage) -> Iterator[str]:
+    about = "about " if usage.estimated else ""
+    yield f"{about}{usage.input_tokens:,} + {usage.output_tokens:,} tokens"
+    if usage.cost is not None:
+        yield f"{about}{_dollars(usage.cost)}"
 
 
 def _indented(parts: Iterable[Text]) -> Iterator[Text]:
@@ -171,10 +285,6 @@ def _percent(score: float) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
-def _word(measure: float, words: tuple[tuple[float, str], ...]) -> str:
-    return next(word for bound, word in words if measure < bound)
 
 
 def _shape(aspect: float) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sensorium import __version__
 from sensorium.client.server import Server
-from sensorium.client.wire import body_of, error_of, result_of
+from sensorium.client.wire import body_of, error_of, manner_of, result_of
 from sensorium.deadline import checked_seconds, within
 from sensorium.engine import Options
 from sensorium.errors import InvalidAnswer, Overloaded, SensoriumError, ServerUnreachable, ServiceClosed
@@ -63,7 +63,7 @@ class Remote:
         Raises what the server raised; ServerUnreachable when there is no connection, and InvalidAnswer when
         something else than a sensorium server answers. `timeout` is in seconds, by default the server's own.
         """
-        seconds = checked_seconds(self.server.timeout if timeout is None else timeout)
+        seconds = checked_seconds(self.server.timeout * request.patience() if timeout is None else timeout)
         return await within(seconds, self._persistently(request, options, time.monotonic() + seconds, new_trace()))
 
     def each(self, requests: Iterable[Request], **how: Any) -> AsyncGenerator[Outcome, None]:
@@ -95,7 +95,7 @@ class Remote:
 
     async def _once(self, request: Request, options: Options, deadline: float, trace: str) -> Any:
         left = min(max(deadline - time.monotonic(), 0.001), LONGEST_TIMEOUT)
-        manner = {"timeout": round(left, 3), **({} if options.cache else {"cache": False})}
+        manner = {"timeout": round(left, 3), **manner_of(options)}
         async with body_of(request, manner) as body:
             status, headers, answer = await self._exchange(request.task, body, trace)
         if status == 200:

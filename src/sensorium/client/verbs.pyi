@@ -3,15 +3,21 @@
 # A str is a Sequence too; the first overload takes it, as the code does.
 # mypy: disable-error-code="overload-overlap"
 
-from collections.abc import Sequence
-from typing import Literal, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, overload
 
 from sensorium.errors import SensoriumError as SensoriumError
 from sensorium.media.source import SourceLike
 from sensorium.schemas.analyze import Analysis as Analysis
+from sensorium.schemas.ask import Answer as Answer
+from sensorium.schemas.ask import Message as Message
 from sensorium.schemas.classify import Classification as Classification
+from sensorium.schemas.compare import Comparison as Comparison
 from sensorium.schemas.describe_pixels import PixelDescription as PixelDescription
+from sensorium.schemas.detect import Detections as Detections
+from sensorium.schemas.faces import Faces as Faces
 from sensorium.schemas.read import Reading as Reading
+from sensorium.schemas.tokens import TokenCount as TokenCount
 
 class Verbs:
     """Methods that wait for the answer."""
@@ -26,6 +32,8 @@ class Verbs:
         top_k: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> Analysis:
         """Say all that can be said of a picture: labels, text, colours and quality."""
 
@@ -39,7 +47,59 @@ class Verbs:
         top_k: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> list[Analysis | SensoriumError]: ...
+    @overload
+    def ask(
+        self,
+        image: SourceLike | None = ...,
+        prompt: str = ...,
+        *,
+        model: str | None = ...,
+        images: Sequence[SourceLike] = ...,
+        system: str | None = ...,
+        messages: tuple[Message, ...] = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        tile: int | None = ...,
+        max_tokens: int = ...,
+        temperature: float | None = ...,
+        top_p: float | None = ...,
+        stop: tuple[str, ...] = ...,
+        seed: int | None = ...,
+        json_schema: Mapping[str, Any] | None = ...,
+        schema: type[Any] | Mapping[str, Any] | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> Answer:
+        """Ask a vision-language model about pictures, or about words alone."""
+
+    @overload
+    def ask(
+        self,
+        image: Sequence[SourceLike],
+        prompt: str = ...,
+        *,
+        model: str | None = ...,
+        images: Sequence[SourceLike] = ...,
+        system: str | None = ...,
+        messages: tuple[Message, ...] = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        tile: int | None = ...,
+        max_tokens: int = ...,
+        temperature: float | None = ...,
+        top_p: float | None = ...,
+        stop: tuple[str, ...] = ...,
+        seed: int | None = ...,
+        json_schema: Mapping[str, Any] | None = ...,
+        schema: type[Any] | Mapping[str, Any] | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[Answer | SensoriumError]: ...
     @overload
     def classify(
         self,
@@ -50,6 +110,8 @@ class Verbs:
         exact: bool = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> Classification:
         """Name what a picture shows."""
 
@@ -63,7 +125,39 @@ class Verbs:
         exact: bool = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> list[Classification | SensoriumError]: ...
+    @overload
+    def compare(
+        self,
+        *images: SourceLike,
+        model: str | None = ...,
+        question: str = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        max_tokens: int = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> Comparison:
+        """Compare pictures: what they have in common, what sets them apart, and which to take."""
+
+    @overload
+    def compare(
+        self,
+        images: Sequence[Sequence[SourceLike]],
+        /,
+        *,
+        model: str | None = ...,
+        question: str = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        max_tokens: int = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[Comparison | SensoriumError]: ...
     @overload
     def describe_pixels(
         self,
@@ -73,6 +167,8 @@ class Verbs:
         colours: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> PixelDescription:
         """Measure a picture: colours, brightness, contrast, blur, size and shape."""
 
@@ -85,7 +181,69 @@ class Verbs:
         colours: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> list[PixelDescription | SensoriumError]: ...
+    @overload
+    def detect(
+        self,
+        image: SourceLike,
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        names: tuple[str, ...] = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> Detections:
+        """Find the things in a picture."""
+
+    @overload
+    def detect(
+        self,
+        image: Sequence[SourceLike],
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        names: tuple[str, ...] = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[Detections | SensoriumError]: ...
+    @overload
+    def faces(
+        self,
+        image: SourceLike,
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        attributes: bool = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> Faces:
+        """Find the faces in a picture."""
+
+    @overload
+    def faces(
+        self,
+        image: Sequence[SourceLike],
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        attributes: bool = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[Faces | SensoriumError]: ...
     @overload
     def read(
         self,
@@ -95,6 +253,8 @@ class Verbs:
         min_score: float = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> Reading:
         """Read the text in a picture: Chinese and English."""
 
@@ -107,7 +267,43 @@ class Verbs:
         min_score: float = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> list[Reading | SensoriumError]: ...
+    @overload
+    def tokens(
+        self,
+        image: SourceLike | None = ...,
+        *,
+        model: str | None = ...,
+        images: Sequence[SourceLike] = ...,
+        prompt: str = ...,
+        system: str | None = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        max_tokens: int = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> TokenCount:
+        """Say what a question to a model would take and cost, without asking it."""
+
+    @overload
+    def tokens(
+        self,
+        image: Sequence[SourceLike],
+        *,
+        model: str | None = ...,
+        images: Sequence[SourceLike] = ...,
+        prompt: str = ...,
+        system: str | None = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        max_tokens: int = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[TokenCount | SensoriumError]: ...
 
 class AsyncVerbs:
     """Methods to `await`."""
@@ -122,6 +318,8 @@ class AsyncVerbs:
         top_k: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> Analysis:
         """Say all that can be said of a picture: labels, text, colours and quality."""
 
@@ -135,7 +333,59 @@ class AsyncVerbs:
         top_k: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> list[Analysis | SensoriumError]: ...
+    @overload
+    async def ask(
+        self,
+        image: SourceLike | None = ...,
+        prompt: str = ...,
+        *,
+        model: str | None = ...,
+        images: Sequence[SourceLike] = ...,
+        system: str | None = ...,
+        messages: tuple[Message, ...] = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        tile: int | None = ...,
+        max_tokens: int = ...,
+        temperature: float | None = ...,
+        top_p: float | None = ...,
+        stop: tuple[str, ...] = ...,
+        seed: int | None = ...,
+        json_schema: Mapping[str, Any] | None = ...,
+        schema: type[Any] | Mapping[str, Any] | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> Answer:
+        """Ask a vision-language model about pictures, or about words alone."""
+
+    @overload
+    async def ask(
+        self,
+        image: Sequence[SourceLike],
+        prompt: str = ...,
+        *,
+        model: str | None = ...,
+        images: Sequence[SourceLike] = ...,
+        system: str | None = ...,
+        messages: tuple[Message, ...] = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        tile: int | None = ...,
+        max_tokens: int = ...,
+        temperature: float | None = ...,
+        top_p: float | None = ...,
+        stop: tuple[str, ...] = ...,
+        seed: int | None = ...,
+        json_schema: Mapping[str, Any] | None = ...,
+        schema: type[Any] | Mapping[str, Any] | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[Answer | SensoriumError]: ...
     @overload
     async def classify(
         self,
@@ -146,6 +396,8 @@ class AsyncVerbs:
         exact: bool = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> Classification:
         """Name what a picture shows."""
 
@@ -159,7 +411,39 @@ class AsyncVerbs:
         exact: bool = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> list[Classification | SensoriumError]: ...
+    @overload
+    async def compare(
+        self,
+        *images: SourceLike,
+        model: str | None = ...,
+        question: str = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        max_tokens: int = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> Comparison:
+        """Compare pictures: what they have in common, what sets them apart, and which to take."""
+
+    @overload
+    async def compare(
+        self,
+        images: Sequence[Sequence[SourceLike]],
+        /,
+        *,
+        model: str | None = ...,
+        question: str = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        max_tokens: int = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[Comparison | SensoriumError]: ...
     @overload
     async def describe_pixels(
         self,
@@ -169,6 +453,8 @@ class AsyncVerbs:
         colours: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> PixelDescription:
         """Measure a picture: colours, brightness, contrast, blur, size and shape."""
 
@@ -181,7 +467,69 @@ class AsyncVerbs:
         colours: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> list[PixelDescription | SensoriumError]: ...
+    @overload
+    async def detect(
+        self,
+        image: SourceLike,
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        names: tuple[str, ...] = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> Detections:
+        """Find the things in a picture."""
+
+    @overload
+    async def detect(
+        self,
+        image: Sequence[SourceLike],
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        names: tuple[str, ...] = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[Detections | SensoriumError]: ...
+    @overload
+    async def faces(
+        self,
+        image: SourceLike,
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        attributes: bool = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> Faces:
+        """Find the faces in a picture."""
+
+    @overload
+    async def faces(
+        self,
+        image: Sequence[SourceLike],
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        attributes: bool = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[Faces | SensoriumError]: ...
     @overload
     async def read(
         self,
@@ -191,6 +539,8 @@ class AsyncVerbs:
         min_score: float = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> Reading:
         """Read the text in a picture: Chinese and English."""
 
@@ -203,4 +553,40 @@ class AsyncVerbs:
         min_score: float = ...,
         timeout: float | None = ...,
         cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
     ) -> list[Reading | SensoriumError]: ...
+    @overload
+    async def tokens(
+        self,
+        image: SourceLike | None = ...,
+        *,
+        model: str | None = ...,
+        images: Sequence[SourceLike] = ...,
+        prompt: str = ...,
+        system: str | None = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        max_tokens: int = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> TokenCount:
+        """Say what a question to a model would take and cost, without asking it."""
+
+    @overload
+    async def tokens(
+        self,
+        image: Sequence[SourceLike],
+        *,
+        model: str | None = ...,
+        images: Sequence[SourceLike] = ...,
+        prompt: str = ...,
+        system: str | None = ...,
+        detail: Literal["auto", "low", "high", "original"] = ...,
+        max_tokens: int = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[TokenCount | SensoriumError]: ...

@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from sensorium import errors
-from sensorium.errors import InvalidAnswer, Overloaded, SensoriumError, ServerUnreachable
+from sensorium.engine import Options
+from sensorium.errors import InvalidAnswer, Overloaded, SensoriumError, ServerUnreachable, UnstructuredAnswer
 from sensorium.media.pool import in_thread
+from sensorium.media.source import Source
 from sensorium.schemas.base import Request, Result, wrong_fields
 
 LONGEST_MESSAGE = 2000
@@ -55,17 +57,22 @@ PROXY_SAYS: dict[int, tuple[type[SensoriumError], str]] = {
 async def body_of(request: Request, manner: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
     """The arguments of aiohttp's `post` that carry a request: JSON where all pictures are elsewhere, else a form.
 
-    Files are streamed from the disk. Raises FileMissing for one that cannot be read.
+    Files are streamed from the disk; those inside of messages are part of the JSON. Raises FileMissing for one that
+    cannot be read.
     """
-    names = request.source_fields()
-    given = request.model_dump(mode="json", exclude=set(names), exclude_unset=True, exclude_none=True)
-    fields, sources = {**given, **manner}, {name: getattr(request, name) for name in names}
-    if all(source.url is not None for source in sources.values()):
-        yield {"json": {**fields, **{name: source.url for name, source in sources.items()}}}
+    named = set(request.source_fields())
+    one = {name: [source] for name in named if (source := getattr(request, name)) is not None}
+    several = {name: getattr(request, name) for name in request.source_lists() if getattr(request, name)}
+    given = request.model_dump(exclude={*named, *request.source_lists()}, exclude_unset=True, exclude_none=True)
+    fields = {**await _plain(given), **manner}
+    sources = {**one, **several}
+    if all(source.url is not None for parts in sources.values() for source in parts):
+        addresses = {name: [source.url for source in parts] for name, parts in several.items()}
+        yield {"json": {**fields, **{name: source.url for name, (source,) in one.items()}, **addresses}}
         return
     with ExitStack() as opened:
         form, large = _form(fields), False
-        for name, source in sources.items():
+        for name, source in [(name, source) for name, parts in sources.items() for source in parts]:
             if source.url is not None:
                 form.add_field(name, source.url)
             else:
@@ -73,6 +80,30 @@ async def body_of(request: Request, manner: Mapping[str, Any]) -> AsyncIterator[
                 form.add_field(name, file, filename=source.name, content_type="application/octet-stream")
                 large = large or _size(file) > SENT_UNASKED
         yield {"data": form, "expect100": large}
+
+
+def manner_of(options: Options) -> dict[str, Any]:
+    """How a request is to be served, as far as it differs from what a server does anyway."""
+    given = {"cache": options.cache, "privacy": "any" if options.remote else "local", "max_cost": options.max_cost}
+    usual = {"cache": True, "privacy": "any", "max_cost": None}
+    return {name: value for name, value in given.items() if value != usual[name]}
+
+
+async def _plain(value: Any) -> Any:
+    """The value as JSON has it; a picture as its URL, or as a data URL."""
+    if isinstance(value, Source):
+        return value.url or await in_thread(_data_url, await value.read())
+    if isinstance(value, Mapping):
+        return {name: await _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [await _plain(part) for part in value]
+    return value
+
+
+def _data_url(data: bytes) -> str:
+    import pybase64
+
+    return f"data:application/octet-stream;base64,{pybase64.b64encode(data).decode('ascii')}"
 
 
 def _size(file: IO[bytes]) -> int:
@@ -111,6 +142,8 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, origin: str) 
     kind = next((kind for kind in errors.every_error() if kind.code == code), None) or _nearest(status)
     wait = told.get("retry_after_seconds")
     error = _made(kind, str(told["message"])[:LONGEST_MESSAGE], wait if isinstance(wait, (int, float)) else headers)
+    if isinstance(error, UnstructuredAnswer):
+        error.text = str(told.get("text", ""))
     # A code that is not known here is kept all the same: programs may rely on it.
     vars(error).update(code=code, retryable=bool(told.get("retryable", kind.retryable)))
     return error

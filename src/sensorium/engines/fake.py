@@ -12,14 +12,15 @@ else it does stands on its card, under `quirks`:
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import json
 
 from pydantic import Field, ValidationError
 
 from sensorium.engine import Call, Card, Delta, Host
 from sensorium.errors import EngineFailed, InvalidModel, SensoriumError, every_error
+from sensorium.schemas.ask import Answer, AskRequest
 from sensorium.schemas.base import Frozen, ImageInfo, Meta, Request, Result
-from sensorium.schemas.examples import example_of
+from sensorium.schemas.examples import example_for, example_of
 
 REQUIRES: tuple[str, ...] = ()
 
@@ -68,7 +69,9 @@ class Engine:
             await call.emit(Delta(word))
         await asyncio.sleep(self._quirks.seconds)
         self._fail_on_demand()
-        return _example(request, ImageInfo.of(seen[0]) if seen else None)
+        if isinstance(request, AskRequest) and request.json_schema is not None:
+            return Answer(text=json.dumps(example_for(request.json_schema)), answered_by=self._card.id)
+        return _example(request, ImageInfo.of(seen[0]) if seen else None, "".join(self._quirks.words))
 
     def _fail_on_demand(self) -> None:
         times = self._quirks.fail_times
@@ -80,7 +83,9 @@ def _error(code: str) -> type[SensoriumError]:
     return next((kind for kind in every_error() if kind.code == code), EngineFailed)
 
 
-def _example(request: Request, image: ImageInfo | None) -> Result:
+def _example(request: Request, image: ImageInfo | None, said: str) -> Result:
     answer = example_of(request.answer)
-    known: dict[str, Any] = {"image": image} if image and "image" in request.answer.model_fields else {}
+    known = {
+        name: value for name, value in (("image", image), ("text", said)) if value and name in type(answer).model_fields
+    }
     return answer.model_copy(update={"meta": Meta(), **known})

@@ -7,7 +7,7 @@ import json
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
-from sensorium.engine import Call, Delta, Engine, Event, Item, Progress
+from sensorium.engine import Call, Delta, Engine, Event, Item, Progress, ignore
 from sensorium.errors import SensoriumError
 from sensorium.schemas.base import Request, Result
 from sensorium.stores import Store
@@ -15,7 +15,11 @@ from sensorium.telemetry import Telemetry
 
 
 class Cache:
-    """One model's answers, by caller and by what was asked about which bytes. Only whole, good answers are kept."""
+    """One model's answers, by caller and by what was asked about which bytes. Only whole, good answers are kept.
+
+    A high temperature changes nothing: who wants another answer to the same question asks without the cache. Pictures at
+    URLs are fetched, since what is there may change; those of requests without the cache can be passed on as they are.
+    """
 
     def __init__(
         self, inner: Engine[Request, Result], store: Store, model: str, seconds: float, telemetry: Telemetry
@@ -29,13 +33,13 @@ class Cache:
         return self._remembered(request, call) if call.options.cache else self._inner.run(request, call)
 
     async def _remembered(self, request: Request, call: Call) -> Result:
-        key = f"{self._model}/{call.caller.name}/{await request.fingerprint()}"
+        # No name holds a line break: nobody finds what is another's.
+        key = f"{self._model}\n{call.caller.name}\n{await request.fingerprint()}"
         remembered = await self._recall(key, request)
         self._telemetry.cache_lookups[request.task, "hit" if remembered else "miss"].add()
         if remembered is None:
             return await self._share(key, request, call)
-        for event in remembered.said:
-            await call.emit(event)
+        await _retell(remembered.said, remembered.result, call)
         return remembered.result
 
     async def _recall(self, key: str, request: Request) -> Remembered | None:
@@ -67,7 +71,8 @@ class Cache:
     async def _work_out(self, key: str, request: Request, flight: Flight) -> Result:
         try:
             result = await self._inner.run(request, flight.call)
-            await self._remember(key, request, flight, result)
+            if result.whole:
+                await self._remember(key, request, flight, result)
         finally:
             flight.over()
             if self._flights.get(key) is flight:
@@ -89,8 +94,13 @@ class Flight:
     task: asyncio.Task[Result]
 
     def __init__(self, first: Call) -> None:
+        # Where nobody listens, a model need not answer word by word.
         self.call = Call(
-            listener=self._tell, runner=first.runner, caller=first.caller, trace=first.trace, options=first.options
+            listener=ignore if first.listener is ignore else self._tell,
+            runner=first.runner,
+            caller=first.caller,
+            trace=first.trace,
+            options=first.options,
         )
         self.said: list[Delta | Item] = []
         self._progress: Progress | None = None
@@ -104,8 +114,13 @@ class Flight:
         self._deadlines.append(call.deadline)
         self._set_deadline()
         try:
+            if call.listener is ignore:
+                return await asyncio.shield(self.task)
             await self._follow(call)
-            return await asyncio.shield(self.task)
+            result = await asyncio.shield(self.task)
+            if not self.said:
+                await _retell([], result, call)
+            return result
         finally:
             self._deadlines.remove(call.deadline)
             self._set_deadline()
@@ -148,6 +163,14 @@ class Flight:
         """The latest of those who wait; none when one of them would wait forever."""
         known = [moment for moment in self._deadlines if moment is not None]
         self.call.deadline = max(known) if known and len(known) == len(self._deadlines) else None
+
+
+async def _retell(said: list[Delta | Item], result: Result, call: Call) -> None:
+    """What was said on the way; when it was asked for without a listener, the words of the answer."""
+    if call.listener is ignore:
+        return
+    for event in said or ([Delta(result.words)] if result.words else []):
+        await call.emit(event)
 
 
 def _record(said: list[Delta | Item], result: Result) -> bytes:

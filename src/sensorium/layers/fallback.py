@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sensorium.engine import Call, Engine
-from sensorium.errors import DeadlineExceeded, InvalidInput, ReaderStalled, SensoriumError, Unavailable
+from sensorium.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    Overloaded,
+    ReaderStalled,
+    RemoteForbidden,
+    SensoriumError,
+    Unavailable,
+)
 from sensorium.schemas.base import Request, Result, Skipped
 
 FINAL = (InvalidInput, DeadlineExceeded, ReaderStalled)
@@ -20,6 +28,7 @@ class Fallback:
 
     async def run(self, request: Request, call: Call) -> Result:
         skipped: list[Skipped] = []
+        failures: list[SensoriumError] = []
         for name, engine in self._models:
             try:
                 result = await engine.run(request, call)
@@ -27,10 +36,10 @@ class Fallback:
                 if call.heard or isinstance(error, FINAL):
                     raise
                 skipped.append(Skipped(engine=name, code=error.code, message=str(error)))
-                last = error
+                failures.append(error)
             else:
                 return _with(result, skipped)
-        raise _all_failed(skipped, last) from last
+        raise _all_failed(skipped, failures) from failures[-1]
 
 
 def _with(result: Result, skipped: list[Skipped]) -> Result:
@@ -38,6 +47,14 @@ def _with(result: Result, skipped: list[Skipped]) -> Result:
     return result.stamped(skipped=(*skipped, *result.meta.skipped)) if skipped else result
 
 
-def _all_failed(skipped: list[Skipped], last: SensoriumError) -> Unavailable:
+def _all_failed(skipped: list[Skipped], failures: list[SensoriumError]) -> SensoriumError:
+    what, fix = "No model could answer", failures[-1].fix
     why = "; ".join(f"{one.engine}: {one.message.rstrip('.')}" for one in skipped)
-    return Unavailable("No model could answer", why=why, fix=last.fix)
+    if all(isinstance(error, RemoteForbidden) for error in failures):
+        return RemoteForbidden(what, why=why, fix=fix)
+    waits = [error.retry_after_seconds for error in failures if isinstance(error, Overloaded)]
+    if len(waits) < len(failures):
+        return Unavailable(what, why=why, fix=fix)
+    # When waiting helps with all of them, callers hear so, and for how long.
+    (kind, *others) = {type(error) for error in failures if isinstance(error, Overloaded)}
+    return (Overloaded if others else kind)(what, why=why, fix=fix, retry_after_seconds=min(waits))

@@ -85,9 +85,10 @@ class Loaded:
             if not self._under_way:
                 self._quiet.set()
         took = self._last_used - start
-        # Of what the engine says of itself, only the devices that it had to pass over.
+        # Of what the engine says of itself, only the devices that it had to pass over, and what the answer took.
+        said = result.meta
         meta = UNKNOWN.altered(
-            engine=self.card.id, seconds=took, loading_seconds=ready - start, skipped=result.meta.skipped
+            engine=self.card.id, seconds=took, loading_seconds=ready - start, skipped=said.skipped, usage=said.usage
         )
         return result.altered(meta=meta)
 

@@ -65,6 +65,8 @@ class Mark:
     points: tuple[tuple[float, float], ...]
     """Corners in order, in pixels of the upright picture as sent."""
     caption: str = ""
+    dots: tuple[tuple[float, float], ...] = ()
+    """Single points that belong to it, drawn in its colour."""
 
 
 def annotate(image: Image, marks: Sequence[Mark], title: str = "") -> Picture:
@@ -79,13 +81,14 @@ def annotate(image: Image, marks: Sequence[Mark], title: str = "") -> Picture:
 
     picture = Pillow.fromarray(image.pixels).copy()
     size = max(12, min(picture.size) // 32)
-    outlines = [[(x * image.scale, y * image.scale) for x, y in mark.points] for mark in marks]
+    outlines = [_at(mark.points, image.scale) for mark in marks]
     captions = _captions(marks, size)
     if _crowded(outlines, captions, picture.size):
         return _titled(_with_list(picture, outlines, captions, size), title, size)
     draw = ImageDraw.Draw(picture)
-    for outline, caption, colour in zip(outlines, captions, itertools.cycle(COLOURS)):
+    for mark, outline, caption, colour in zip(marks, outlines, captions, itertools.cycle(COLOURS)):
         _draw_outline(draw, outline, colour, size)
+        _draw_dots(draw, _at(mark.dots, image.scale), colour, size)
         if caption is not None and outline:
             _label(draw, caption, _label_box(caption, outline, picture.size), colour)
     return _titled(picture, title, size)
@@ -206,6 +209,16 @@ def _with_list(picture: Picture, outlines: Sequence[Outline], captions: Sequence
 def _draw_outline(draw: Any, outline: Outline, colour: tuple[int, int, int], size: int) -> None:
     if len(outline) > 1:
         draw.line([*outline, outline[0]], fill=colour, width=max(2, size // 6), joint="curve")
+
+
+def _draw_dots(draw: Any, dots: Outline, colour: tuple[int, int, int], size: int) -> None:
+    radius = max(1, size // 6)
+    for x, y in dots:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+
+def _at(points: Sequence[tuple[float, float]], scale: float) -> Outline:
+    return [(x * scale, y * scale) for x, y in points]
 
 
 def _box_at(x: int, y: int, label: Picture) -> Box:

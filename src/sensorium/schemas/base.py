@@ -24,6 +24,10 @@ Score = Annotated[float, Field(ge=0, le=1)]
 """How sure an engine is: 0 to 1."""
 
 
+PLAIN = (str, int, float, type(None))
+"""What holds no source."""
+
+
 class Frozen(BaseModel):
     """A value that is checked when it is made and never changes."""
 
@@ -47,6 +51,21 @@ class Skipped(Frozen):
     message: str
 
 
+class Usage(Frozen):
+    """What an answer took of a model that is paid by its words. Numbers are the model's own tokens."""
+
+    input_tokens: int = Field(default=0, ge=0, examples=[812])
+    output_tokens: int = Field(default=0, ge=0, examples=[42])
+    image_tokens: int | None = Field(default=None, ge=0)
+    """How many of `input_tokens` the pictures were, where that is told or known."""
+    cached_tokens: int = Field(default=0, ge=0)
+    """How many of `input_tokens` the provider had in its own cache, and charges less for."""
+    cost: float | None = Field(default=None, ge=0, examples=[0.0021])
+    """In US dollars; absent where no price is known."""
+    estimated: bool = False
+    """Whether these are an estimate, because the provider did not say."""
+
+
 class Meta(Frozen):
     """How an answer came about. Everything that may differ between two equal answers is here."""
 
@@ -62,6 +81,8 @@ class Meta(Frozen):
     """Models that were asked before the one that answered. Empty: no fallback happened."""
     trace: str = Field(default="", examples=["4bf92f3577b34da6a3ce929d0e0e4736"])
     """The id to look for in logs."""
+    usage: Usage | None = None
+    """What the answer took, of models that count it; of one from the cache, what it took then."""
 
 
 class Result(Frozen):
@@ -72,6 +93,16 @@ class Result(Frozen):
     def stamped(self, **meta: Any) -> Self:
         """The same answer with another account of how it came about: fields of Meta."""
         return self.altered(meta=self.meta.altered(**meta))
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is all that there was to say, and so worth remembering."""
+        return True
+
+    @property
+    def words(self) -> str:
+        """The answer as a stream of words tells it; empty where it is none."""
+        return ""
 
     def marks(self) -> tuple[Mark, ...]:
         """What to draw on the picture that the answer is about."""
@@ -85,6 +116,10 @@ class Request(Frozen):
     """The task's name."""
     answer: ClassVar[type[Result]]
     """The result's type."""
+    positional: ClassVar[tuple[str, ...]] = ()
+    """Fields that a caller in Python or at the command line may give by place, after the sources."""
+    gathers: ClassVar[str | None] = None
+    """The field that takes all pictures given by place, of a task that is about several at once."""
 
     model: str | None = Field(default=None, max_length=200, examples=["efficientnet_lite0"])
     """The model to ask, as name or name@version. Absent: the one that the settings name for the task."""
@@ -92,19 +127,45 @@ class Request(Frozen):
     def sources(self) -> Iterator[Source]:
         """Every source that the request holds, in the order of its fields."""
         for name in type(self).model_fields:
-            yield from _sources_in(getattr(self, name))
+            value = getattr(self, name)
+            if not isinstance(value, PLAIN):  # most are: looking into each would take ten times as long
+                yield from _sources_in(value)
 
     @classmethod
     @functools.cache
     def source_fields(cls) -> tuple[str, ...]:
         """The names of the fields that hold a source, in order."""
-        return tuple(name for name, field in cls.model_fields.items() if field.annotation is Source)
+        return tuple(name for name, field in cls.model_fields.items() if field.annotation in (Source, Source | None))
+
+    def essence(self) -> dict[str, Any]:
+        """What is asked, whoever is to answer it: of two ways to ask the same, both have the same essence."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "model"}
+
+    @classmethod
+    @functools.cache
+    def source_lists(cls) -> tuple[str, ...]:
+        """The names of the fields that hold any number of sources, in order."""
+        return tuple(name for name, field in cls.model_fields.items() if field.annotation == tuple[Source, ...])
+
+    @classmethod
+    @functools.cache
+    def needs_source(cls) -> bool:
+        """Whether it must be told a source by its first such field."""
+        fields = (*cls.source_fields(), *cls.source_lists())
+        return bool(fields) and cls.model_fields[fields[0]].is_required()
+
+    def patience(self) -> float:
+        """How many times as long as others it may take, where nobody says how long."""
+        return 1.0
 
     async def fingerprint(self) -> str:
-        """A sha256 that equal questions about equal bytes share, however the bytes were handed in."""
-        digests = iter([await source.digest() for source in self.sources()])
-        fields = {name: _without_bytes(getattr(self, name), digests) for name in type(self).model_fields}
-        fields.pop("model")
+        """A sha256 that equal questions about equal bytes share, however the bytes were handed in.
+
+        Pictures at URLs are fetched for it.
+        """
+        essence = self.essence()
+        digests = iter([await source.digest() for source in _sources_in(list(essence.values()))])
+        fields = {name: _without_bytes(value, digests) for name, value in essence.items()}
         words = json.dumps([self.task, fields], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(words.encode()).hexdigest()
 
@@ -132,6 +193,10 @@ class ImageInfo(Frozen):
     def of(cls, image: Image) -> ImageInfo:
         return cls(width=image.width, height=image.height, format=image.format, scale=image.scale)
 
+    def times_to(self, other: ImageInfo) -> tuple[float, float]:
+        """How many times as wide and as high the other is."""
+        return other.width / self.width, other.height / self.height
+
 
 class ImageResult(Result):
     """An answer about one picture. Coordinates are pixels of the picture as sent, upright."""
@@ -145,6 +210,13 @@ class ImageResult(Result):
         """Remember which picture this is about, so that a notebook can draw on it. Not part of the value."""
         object.__setattr__(self, "_source", source)
 
+    def moved_to(self, image: ImageInfo) -> Self:
+        """The same answer about the picture from which the one asked about was made, smaller or larger.
+
+        Results that hold coordinates have them scaled.
+        """
+        return self.altered(image=image)
+
     def _repr_html_(self) -> str | None:
         """The answer drawn on its picture, for notebooks."""
         source = getattr(self, "_source", None)
@@ -155,13 +227,13 @@ class ImageResult(Result):
         return html_of(source, self.marks())
 
 
-def checked(model: type[Model], fields: Mapping[str, Any], what: str) -> Model:
-    """The fields as a value of the model; `what` is what they ask for.
+def checked(model: type[Model], fields: Mapping[str, Any], what: str, *, trusted: bool = False) -> Model:
+    """The fields as a value of the model; `what` is what they ask for. Only of `trusted` ones a source may be a path.
 
     Raises InvalidRequest, naming the fields that are wrong.
     """
     try:
-        return model.model_validate(dict(fields))
+        return model.model_validate(dict(fields), context={"trusted": True} if trusted else None)
     except ValidationError as error:
         raise InvalidRequest(f"This is no request for {what}", why=wrong_fields(error, model)) from error
 
@@ -190,6 +262,9 @@ def _sources_in(value: Any) -> Iterator[Source]:
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from _sources_in(part)
+    elif isinstance(value, Frozen):
+        for name in type(value).model_fields:
+            yield from _sources_in(getattr(value, name))
 
 
 def _without_bytes(value: Any, digests: Iterator[str]) -> Any:
@@ -198,5 +273,5 @@ def _without_bytes(value: Any, digests: Iterator[str]) -> Any:
     if isinstance(value, (tuple, list)):
         return [_without_bytes(part, digests) for part in value]
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return {name: _without_bytes(getattr(value, name), digests) for name in type(value).model_fields}
     return value

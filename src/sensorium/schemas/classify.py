@@ -1,4 +1,4 @@
-"""What is in a picture, as one of a fixed list of names."""
+"""What is in a picture, by name."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ class Label(Frozen):
 
     name: str = Field(examples=["golden retriever"])
     score: Score = Field(examples=[0.93])
-    index: int = Field(ge=0, examples=[207])
-    """The class's place in the model's list, from 0."""
+    index: int | None = Field(default=None, ge=0, examples=[207])
+    """The class's place in the model's list, from 0; absent where the model has no list, as remote ones."""
     id: str | None = Field(default=None, examples=["n02099601"])
-    """The class's WordNet id, where its list has them."""
+    """The class's id in the vocabulary that its name comes from, where there is one: WordNet's for ImageNet, such as
+    `n02099601`; of Google's Knowledge Graph, such as `/m/0bt9lr`."""
+    categories: tuple[str, ...] = ()
+    """What it belongs to, the widest first, where the model says."""
 
 
 class Classification(ImageResult):
-    """The likeliest names for a picture, best first."""
+    """The likeliest names for a picture, best first. No labels: the model recognised nothing, which only remote ones say."""
 
-    labels: tuple[Label, ...] = Field(min_length=1)
+    labels: tuple[Label, ...] = ()
 
     @property
     def best(self) -> Label:
-        """The likeliest name."""
+        """The likeliest name. Raises LookupError where nothing was recognised."""
+        if not self.labels:
+            raise LookupError("nothing was recognised: `labels` is empty")
         return self.labels[0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -36,6 +36,16 @@ class PixelDescription(ImageResult):
     megapixels: float = Field(gt=0, examples=[0.31])
     aspect: float = Field(gt=0, examples=[1.333])
     """Width divided by height."""
+
+    @property
+    def light(self) -> Literal["dark", "medium", "bright"]:
+        """The brightness in a word, by eye."""
+        return "dark" if self.brightness < 0.25 else "medium" if self.brightness < 0.75 else "bright"
+
+    @property
+    def depth(self) -> Literal["flat", "medium", "rich"]:
+        """The contrast in a word, by eye."""
+        return "flat" if self.contrast < 0.08 else "medium" if self.contrast < 0.2 else "rich"
 
 
 class DescribePixelsRequest(ImageRequest):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
+from functools import partial
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -11,12 +13,51 @@ from pydantic.fields import FieldInfo
 
 Model = TypeVar("Model", bound=BaseModel)
 
+DEEPEST = 16
+"""Levels of an example; a schema may hold itself."""
+
 PLAIN: dict[type, Any] = {str: "example", int: 1, float: 0.5, bool: False, bytes: b"example"}
 
 
 def example_of(model: type[Model]) -> Model:
     """A valid instance: each field's own example, else its default, else the plainest value of its type."""
     return model.model_validate({name: _field(field) for name, field in model.model_fields.items()})
+
+
+def example_for(schema: Any, root: Mapping[str, Any] | None = None, depth: int = 0) -> Any:
+    """A value that keeps a plain JSON schema: the first of several choices, the shortest list, the smallest number.
+
+    Patterns, and numbers that are to be multiples, it does not look at.
+    """
+    if not isinstance(schema, Mapping) or depth > DEEPEST:
+        return None
+    root = schema if root is None else root
+    inner = partial(example_for, root=root, depth=depth + 1)
+    if "$ref" in schema:
+        kind, _, name = str(schema["$ref"]).removeprefix("#/").partition("/")
+        return inner(root[kind][name] if name else root)
+    for keyword in ("anyOf", "oneOf", "allOf", "enum", "examples"):
+        if schema.get(keyword):
+            first = schema[keyword][0]
+            return first if keyword in ("enum", "examples") else inner(first)
+    if "const" in schema:
+        return schema["const"]
+    kinds = schema.get("type", "object")
+    return _of_kind(kinds[0] if isinstance(kinds, list) else kinds, schema, inner)
+
+
+def _of_kind(kind: str, schema: Mapping[str, Any], inner: Callable[[Any], Any]) -> Any:
+    if kind == "object":
+        return {name: inner(part) for name, part in schema.get("properties", {}).items() if name in _needed(schema)}
+    if kind == "array":
+        return [inner(schema.get("items", {}))] * max(schema.get("minItems", 1), 1)
+    if kind in ("integer", "number"):
+        return schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
+    return {"string": "example".ljust(schema.get("minLength", 0), "."), "boolean": False}.get(kind)
+
+
+def _needed(schema: Mapping[str, Any]) -> Collection[str]:
+    return schema.get("required", schema.get("properties", ()))  # type: ignore[no-any-return]
 
 
 def _field(field: FieldInfo) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydantic import Field
 
 from sensorium.media.draw import Mark
-from sensorium.schemas.base import Frozen, ImageRequest, ImageResult, Result, Score
-from sensorium.schemas.geometry import Polygon
+from sensorium.schemas.base import Frozen, ImageInfo, ImageRequest, ImageResult, Result, Score
+from sensorium.schemas.geometry import Polygon, scaled
 
 
 class TextLine(Frozen):
@@ -32,6 +32,11 @@ class Reading(ImageResult):
 
     def marks(self) -> tuple[Mark, ...]:
         return tuple(Mark(points=line.polygon, caption=line.text) for line in self.lines)
+
+    def moved_to(self, image: ImageInfo) -> Self:
+        across, down = self.image.times_to(image)
+        moved = tuple(line.altered(polygon=scaled(line.polygon, across, down)) for line in self.lines)
+        return self.altered(image=image, lines=moved)
 
 
 class ReadRequest(ImageRequest):

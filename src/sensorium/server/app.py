@@ -26,7 +26,7 @@ from sensorium.config import Settings, load_settings
 from sensorium.engine import OPERATING, Caller
 from sensorium.errors import SensoriumError
 from sensorium.registry import Registry, Task
-from sensorium.server import models, openapi, ui
+from sensorium.server import models, openapi, ui, usage
 from sensorium.server.access import Access
 from sensorium.server.auth import asks_for_keys
 from sensorium.server.door import CALLER, TRACE, Door, House, head_of
@@ -155,8 +155,15 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
         told = {"name": caller.name, "scopes": scopes, "requests_per_minute": caller.requests_per_minute}
         return Reply(200, to_json(told))
 
+    async def used(request: Request) -> Reply:
+        assert house.book is not None  # noqa: S101 - there once `guarded` has let anybody in
+        return await usage.used(house.book, request.scope[CALLER], head_of(request.scope).query)
+
     async def live(request: Request) -> Reply:  # noqa: ARG001
         return Reply(200, b'{"status":"live"}')
+
+    async def healthy(request: Request) -> Reply:  # noqa: ARG001
+        return Reply(200, b'{"status":"healthy","service":"sensorium"}')
 
     async def ready(request: Request) -> Reply:  # noqa: ARG001
         if house.leaving:
@@ -167,6 +174,9 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
     async def listed(request: Request) -> Reply:  # noqa: ARG001
         return await models.listed(house.inside[0])
 
+    async def one_model(request: Request) -> Reply:
+        return await models.one(house.inside[0], request.path_params["name"], request.scope[TRACE])
+
     async def reloaded(request: Request) -> Reply:
         return await models.reloaded(house.inside[0], request.path_params["name"], request.scope[TRACE])
 
@@ -174,17 +184,20 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
         return Reply(200, await house.numbers(), ((b"content-type", CONTENT_TYPE),))
 
     async def unknown_task(request: Request) -> Reply:
-        if f"/v1/{request.path_params['task']}" not in ("/v1/caller", models.LIST):
+        if f"/v1/{request.path_params['task']}" not in ("/v1/caller", usage.PATH, models.LIST):
             Registry().task(request.path_params["task"])
         raise HTTPException(405, headers={"Allow": "GET, HEAD"})
 
-    pages = {"/": index, "/openapi.json": document, "/health/live": live, "/health/ready": ready}
+    pages = {"/": index, "/openapi.json": document, "/health": healthy}
+    pages |= {"/health/live": live, "/health/ready": ready}
     return [
         *(_page(path, answer) for path, answer in pages.items()),
         _page("/v1/caller", guarded(house, who)),
+        _page(usage.PATH, guarded(house, used)),
         _page("/metrics", guarded(house, metrics, "metrics")),
         _page(models.LIST, guarded(house, listed)),
         _page(models.RELOAD, guarded(house, reloaded, "admin"), "POST"),
+        _page(models.ONE, guarded(house, one_model)),
         _page("/v1/{task}", unknown_task, "POST"),
     ]
 

@@ -39,6 +39,8 @@ LONGEST_URL_ENCODED = 1_000_000
 """Bytes of a form without parts; pictures have better ways."""
 MOST_VALUES = 100_000
 """In one JSON body: parsing holds up all others."""
+FEW_VALUES = 1000
+"""Of each sign that comes before a value; a message with pictures in it has fewer."""
 MOST_HEADER_BYTES = 2048
 """Of one part of a form."""
 SMALL_BODY = 2**20
@@ -200,8 +202,9 @@ async def _pour(receive: Receive, sink: _Sink, most: int, uploads: Uploads) -> N
 
 
 def _refuse_declared_length(headers: Mapping[str, str], most: int) -> None:
-    if _declared_length(headers) > most:
-        raise _too_large(most)
+    declared = _declared_length(headers)
+    if declared > most:
+        raise _too_large(most, declared)
 
 
 def _declared_length(headers: Mapping[str, str]) -> int:
@@ -210,10 +213,10 @@ def _declared_length(headers: Mapping[str, str]) -> int:
     return int(length[:20]) if length.isdecimal() else 0
 
 
-def _too_large(most: int) -> InputTooLarge:
-    return InputTooLarge(
-        "The body is too large", why=f"{most:,} bytes are allowed (`max_upload_bytes`)", fix="Send less at once"
-    )
+def _too_large(most: int, size: int | None = None) -> InputTooLarge:
+    has = "" if size is None else f"it has {size:,} bytes, and "
+    why = f"{has}{most:,} bytes are allowed (`max_upload_bytes`)"
+    return InputTooLarge("The body is too large", why=why, fix="Send less at once")
 
 
 def _sink(headers: Mapping[str, str], limits: BodyLimits, uploads: Uploads) -> _Sink:
@@ -221,6 +224,8 @@ def _sink(headers: Mapping[str, str], limits: BodyLimits, uploads: Uploads) -> _
         raise UnsupportedMedia("The body is compressed", why="only plain bodies are read", fix="Send it as it is")
     kind, options = parse_options_header(headers.get("content-type", ""))
     if kind == "application/json":
+        if _declared_length(headers) > limits.text_bytes:
+            raise _text_too_long(limits.text_bytes, _declared_length(headers))
         return _Json(limits.text_bytes)
     if kind == "multipart/form-data":
         return _Form(options.get("boundary", ""), limits, uploads)
@@ -243,24 +248,45 @@ class _Text:
     async def feed(self, data: bytes) -> None:
         self._data += data
         if len(self._data) > self._most:
-            raise InputTooLarge(
-                "The text of the body is too long",
-                why=f"{self._most:,} bytes are allowed",
-                fix="Upload files in a form",
-            )
+            raise _text_too_long(self._most)
+
+
+def _text_too_long(most: int, size: int | None = None) -> InputTooLarge:
+    has = "it has more bytes than are allowed" if size is None else f"it has {size:,} bytes"
+    why = f"{has}, and {most:,} are room for one file of `max_bytes`"
+    return InputTooLarge(
+        "The text of the body is too long", why=why, fix="Send smaller files, or upload them in a form"
+    )
 
 
 class _Json(_Text):
     async def end(self) -> Body:
-        if sum(map(self._data.count, b"{[,")) > MOST_VALUES:
+        if _has_too_many_values(self._data):
             raise InvalidRequest("The body has too many values", fix=f"Send at most {MOST_VALUES:,}")
         try:
-            fields = from_json(bytes(self._data), allow_inf_nan=False)
+            fields = from_json(self._data, allow_inf_nan=False)
         except ValueError as error:
             raise InvalidRequest("The body is not JSON", why=str(error)[:200]) from error
         if not isinstance(fields, dict):
             raise InvalidRequest("The body is no JSON object", fix='Send `{"image": "https://..."}`')
         return Body(fields, typed=True)
+
+
+def _has_too_many_values(data: bytearray) -> bool:
+    """Whether there may be more than `MOST_VALUES` values: each follows one of three signs, of which base64 has none."""
+    if len(data) <= MOST_VALUES or all(_is_rare(sign, data) for sign in b"{[,"):
+        return False
+    return sum(map(data.count, b"{[,")) > MOST_VALUES
+
+
+def _is_rare(sign: int, data: bytearray) -> bool:
+    """Whether a sign stands there a few times only: seen in a thirtieth of the time that counting takes (measured)."""
+    place = -1
+    for _ in range(FEW_VALUES):
+        place = data.find(sign, place + 1)
+        if place < 0:
+            return True
+    return False
 
 
 class _UrlEncoded(_Text):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from sensorium.config import Settings
-from sensorium.engine import LOCAL, Caller, Options
+from sensorium.engine import LOCAL, Caller, Listener, Options, ignore
 from sensorium.errors import EngineFailed, InvalidRequest, SensoriumError, ServiceClosed
 from sensorium.media import limits
 from sensorium.schemas.base import Request
@@ -26,13 +26,16 @@ from sensorium.server.body import (
     read_body,
     refuse_when_full,
 )
+from sensorium.server.events import Talk
 from sensorium.server.exposition import exposition
-from sensorium.server.facades.base import Facade, Message, Outcome, Plan, Reply
+from sensorium.server.facades.base import Encoder, Facade, Message, Outcome, Plan, Reply
 from sensorium.server.resources import tell_of_this_process
 from sensorium.server.run_folder import RunFolder, run_folder
 from sensorium.server.spool import Spool
 from sensorium.server.traces import Traces
 from sensorium.service import Sensorium
+from sensorium.stores import usage
+from sensorium.stores.usage import UsageBook
 from sensorium.telemetry import TELEMETRY
 
 T = TypeVar("T")
@@ -53,6 +56,8 @@ class House:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._guard: Guard | None = None
+        self.book: UsageBook | None = None
+        """What callers used; there while the server runs."""
         self.body_limits = BodyLimits(settings.max_upload_bytes, settings.max_bytes, settings.upload_seconds)
         self.source_limits = limits.Limits(max_bytes=settings.max_bytes)
         self.upload_budget = UploadBudget(settings.upload_budget)
@@ -75,7 +80,8 @@ class House:
         self._numbers = await asyncio.to_thread(run_folder, TELEMETRY)
         if self._traces:
             self._traces.open(TELEMETRY)
-        service = Sensorium(self.settings)
+        self.book = UsageBook(self.settings.data_dir / usage.FILE)
+        service = Sensorium(self.settings, book=self.book)
         self._inside = service, await asyncio.to_thread(Spool)
         service.start()
         self.opened.set()
@@ -85,6 +91,8 @@ class House:
         if self._guard:
             await self._guard.close()
         await service.aclose()
+        if self.book:
+            await self.book.close()
         await asyncio.to_thread(spool.close)
         for teller in (self._numbers, self._traces):
             if teller:
@@ -122,45 +130,93 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = Arrival(receive)
-        reply = await self._reply(scope, arrival)
+        reply = await self._reply(scope, arrival, send)
         if reply is not None:
             await answer(reply, scope, arrival, send)
 
-    async def _reply(self, scope: Scope, receive: Receive) -> Reply | None:
-        """None when the client left."""
+    async def _reply(self, scope: Scope, receive: Receive, send: Send) -> Reply | None:
+        """None when the client left, or was told all as a stream."""
         me: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment] # a coroutine runs in a task
         self._house.at_work.add(me)
+        visit = Visit(scope, receive, send)
         try:
             head = head_of(scope)
             scope[CALLER] = await self._house.caller(self._facade.credential(head))
-            return await self._served(receive, head, scope[CALLER])
+            return await self._served(visit, head, scope[CALLER])
         except asyncio.CancelledError:
+            if visit.talk is not None and visit.talk.stalled:
+                me.uncancel()
+                log.warning("A client was let go: it left its stream unread for `unread_seconds`")
+                return None  # without an end: the connection is closed
             if not self._house.cut_off:
                 raise
             me.uncancel()
-            return self._facade.refuse(ServiceClosed("The server stops", fix="Send it again"), scope[TRACE])
+            return await self._failed(visit, ServiceClosed("The server stops", fix="Send it again"))
         except SensoriumError as error:
-            return self._facade.refuse(error, scope[TRACE])
+            return await self._failed(visit, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer of our kind
-            return self._facade.refuse(unexpected(error), scope[TRACE])
+            return await self._failed(visit, unexpected(error))
         finally:
             self._house.at_work.discard(me)
 
-    async def _served(self, receive: Receive, head: Message, caller: Caller) -> Reply | None:
+    async def _failed(self, visit: Visit, error: SensoriumError) -> Reply | None:
+        if visit.talk is None or not visit.talk.started:
+            return self._facade.refuse(error, visit.scope[TRACE])
+        await visit.talk.fail(error)
+        return None
+
+    async def _served(self, visit: Visit, head: Message, caller: Caller) -> Reply | None:
         service, spool = self._house.inside
         # Before the body is read: reading what cannot be served would take time from what can.
         service.refuse_when_full()
         refuse_when_full(head.headers, self._house.upload_budget)
         uploads = Uploads(spool, self._house.upload_budget)
         try:
-            body = await read_body(head.headers, receive, self._house.body_limits, uploads)
-            message = replace(head, fields=body.fields, files=body.files, typed=body.typed)
-            with limits.use(self._house.source_limits):
-                plan = self._facade.parse(message)
-            outcomes = await unless_gone(receive, outcomes_of(plan, service, message.trace, caller))
+            plan = await self._planned(visit, head, uploads)
+            if plan.stream and self._facade.encoder is not None:
+                visit.talk = self._talk(self._facade.encoder(plan.context), visit.send)
+            return await unless_gone(visit.receive, self._answered(plan, visit.talk, service, head.trace, caller))
         finally:
             uploads.discard()
-        return None if outcomes is None else self._facade.render(outcomes, plan.context)
+
+    async def _planned(self, visit: Visit, head: Message, uploads: Uploads) -> Plan:
+        """What the message asks for; its body is gone when this ends, except for what the plan holds of it."""
+        body = await read_body(head.headers, visit.receive, self._house.body_limits, uploads)
+        message = replace(head, fields=body.fields, files=body.files, typed=body.typed)
+        with limits.use(self._house.source_limits):
+            return self._facade.parse(message)
+
+    def _talk(self, encoder: Encoder, send: Send) -> Talk:
+        settings = self._house.settings
+        return Talk(encoder, send, interval=settings.heartbeat_seconds, patience=settings.unread_seconds)
+
+    async def _answered(
+        self, plan: Plan, talk: Talk | None, service: Sensorium, trace: str, caller: Caller
+    ) -> Reply | None:
+        """The reply; None when all was told as a stream."""
+        if talk is None:
+            return self._facade.render(await outcomes_of(plan, service, trace, caller), plan.context)
+        with talk:
+            outcomes = await outcomes_of(plan, service, trace, caller, talk.hear)
+            (outcome,) = outcomes
+            if not isinstance(outcome, SensoriumError):
+                await talk.end(outcome)
+            elif talk.started:
+                await talk.fail(outcome)
+            else:
+                return self._facade.render(outcomes, plan.context)
+        return None
+
+
+@dataclass(slots=True)
+class Visit:
+    """One HTTP request, and how far its answer has come."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    talk: Talk | None = None
+    """Where the answer is a stream."""
 
 
 def head_of(scope: Scope) -> Message:
@@ -174,10 +230,17 @@ def head_of(scope: Scope) -> Message:
     )
 
 
-async def outcomes_of(plan: Plan, service: Sensorium, trace: str, caller: Caller) -> Sequence[Outcome]:
-    """What became of each request, in order."""
-    options = Options(cache=plan.cache)
-    how: dict[str, Any] = {"timeout": plan.timeout, "options": options, "trace": trace, "caller": caller}
+async def outcomes_of(
+    plan: Plan, service: Sensorium, trace: str, caller: Caller, listener: Listener = ignore
+) -> Sequence[Outcome]:
+    """What became of each request, in order; the listener hears of their parts."""
+    how: dict[str, Any] = {
+        "timeout": plan.timeout,
+        "options": Options(cache=plan.cache, remote=plan.remote, max_cost=plan.max_cost),
+        "trace": trace,
+        "caller": caller,
+        "listener": listener,
+    }
     asked = [request for request in plan.requests if isinstance(request, Request)]
     outcomes = iter(await service.run_all(asked, **how))
     whole = [next(outcomes) if isinstance(request, Request) else request for request in plan.requests]

@@ -1,4 +1,8 @@
-"""The models, for operators: listed, and changed for what the models folder holds now."""
+"""The models: listed for operators and for OpenAI's clients, and changed for what the models folder holds now.
+
+`GET /v1/models` serves both with one object: `models` is all that operators want to know of every version, `object` and
+`data` are what OpenAI's clients look for, the models that can be asked questions.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,36 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from sensorium.errors import UnknownModel
+from sensorium.engine import Card
+from sensorium.errors import SensoriumError, UnknownModel
 from sensorium.models import State
-from sensorium.server.facades import native
+from sensorium.server.facades import native, openai
 from sensorium.server.facades.base import Reply
+from sensorium.server.facades.openai_page import FAILURE
 from sensorium.service import Sensorium
 
-LIST, RELOAD = "/v1/models", "/v1/models/{name}/reload"
-"""The routes; the second asks for the scope `admin`."""
+LIST, ONE, RELOAD = "/v1/models", "/v1/models/{name:path}", "/v1/models/{name:path}/reload"
+"""The routes; the last asks for the scope `admin`. Names may have slashes."""
+
+ASK = "ask"
+"""The task that OpenAI's clients know."""
 
 
 async def listed(service: Sensorium) -> Reply:
     """Every model with its version, tasks, licence and state."""
     states = await asyncio.to_thread(service.models.states)
-    return Reply(200, to_json({"models": [_told(state) for state in states]}))
+    askable = [state.card for state in states if state.card and state.current and state.card.does(ASK)]
+    told = {"object": "list", "data": [_openai(card.name, card) for card in askable]}
+    return Reply(200, to_json({**told, "models": [_told(state) for state in states]}))
+
+
+async def one(service: Sensorium, name: str, trace: str) -> Reply:
+    """A model that can be asked questions, as OpenAI's clients look for it."""
+    try:
+        card = await asyncio.to_thread(service.registry.card, name, ASK)
+    except SensoriumError as error:
+        return openai.refuse(error, trace)
+    return Reply(200, to_json(_openai(name, card)))
 
 
 async def reloaded(service: Sensorium, name: str, trace: str) -> Reply:
@@ -43,9 +63,16 @@ def pages() -> dict[str, Any]:
         "schema": {"type": "string"},
         "description": "A model's name, or name@version",
     }
+    unknown = {"404": {"description": "There is no such model", "content": {"application/json": {"schema": FAILURE}}}}
     return {
         LIST: {"get": _page("models", "Every model, its version and its state", {"200": _answer(_LISTED), **keyless})},
-        RELOAD: {
+        "/v1/models/{name}": {
+            "get": {
+                **_page("model", "A model of the task `ask`", {"200": _answer(_ONE), **keyless, **unknown}),
+                "parameters": [name],
+            }
+        },
+        "/v1/models/{name}/reload": {
             "post": {
                 **_page(
                     "reload_model",
@@ -63,6 +90,11 @@ def pages() -> dict[str, Any]:
             }
         },
     }
+
+
+def _openai(name: str, card: Card) -> dict[str, Any]:
+    """When it was made, nobody knows; 0 is a number, as clients expect."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": card.kind}
 
 
 def _told(state: State) -> dict[str, Any]:
@@ -92,11 +124,29 @@ def _answer(schema: dict[str, Any]) -> dict[str, Any]:
 
 _TEXT, _MAYBE_TEXT = {"type": "string"}, {"type": ["string", "null"]}
 
+_ONE = {
+    "type": "object",
+    "description": "As OpenAI's clients know a model",
+    "required": ["id", "object", "created", "owned_by"],
+    "properties": {
+        "id": _TEXT,
+        "object": {"const": "model"},
+        "created": {"type": "integer"},
+        "owned_by": {**_TEXT, "description": "The kind of engine that runs it"},
+    },
+}
+
 _LISTED = {
     "type": "object",
     "description": "Those of the models folder first",
-    "required": ["models"],
+    "required": ["models", "object", "data"],
     "properties": {
+        "object": {"const": "list"},
+        "data": {
+            "type": "array",
+            "items": _ONE,
+            "description": "Those that can be asked, as OpenAI's clients know them",
+        },
         "models": {
             "type": "array",
             "items": {
@@ -115,7 +165,7 @@ _LISTED = {
                     "bytes": {"type": ["integer", "null"], "description": "Size of the weights' file"},
                 },
             },
-        }
+        },
     },
 }
 

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 import sensorium
 from sensorium.errors import every_error
 from sensorium.registry import Task
-from sensorium.server import models
+from sensorium.server import models, usage
 from sensorium.server.facades.base import Facade
 from sensorium.server.facades.status import HTTP_CODES, status_of
 
@@ -20,6 +20,7 @@ TEMPLATE = "#/components/schemas/{model}"
 REASONS = {
     400: "The request is wrong",
     401: "No key or token, or not a good one",
+    402: "It would cost more than is allowed",
     403: "The key or token does not allow it; or without keys, a foreign `Host` or `Origin`",
     404: "No such task or route",
     405: "The route takes another method",
@@ -28,9 +29,11 @@ REASONS = {
     413: "Too many bytes or pixels",
     415: "A type of body or of picture that is not taken",
     422: "A picture that is damaged or cannot be fetched",
+    424: "The key for a provider is not set",
     429: "Too many requests wait; `Retry-After` says when to come back",
     500: "The server or an engine failed",
     501: "Not installed here",
+    502: "A provider failed, or its answer cannot be used",
     503: "Not here, or not now",
     504: "No answer in time",
 }
@@ -60,6 +63,7 @@ def document(tasks: Iterable[Task], facades: Iterable[Facade]) -> dict[str, Any]
         "paths": {
             **_health(),
             **_who(),
+            **usage.page(),
             **models.pages(),
             **{facade.path: {facade.method.lower(): _page(facade)} for facade in facades},
         },
@@ -108,9 +112,16 @@ def _refusal(status: int, codes: list[str]) -> dict[str, Any]:
 
 
 def _schemas(tasks: Iterable[Task]) -> dict[str, Any]:
-    answers = [(task.answer, "serialization") for task in tasks]
+    known = list(tasks)
+    answers = [(task.answer, "serialization") for task in known]
     _, derived = models_json_schema(answers, ref_template=TEMPLATE)  # type: ignore[arg-type]
-    return {**derived["$defs"], **_ERRORS}
+    return {**_parts_of_requests(tasks), **derived["$defs"], **_ERRORS}
+
+
+def _parts_of_requests(tasks: Iterable[Task]) -> dict[str, Any]:
+    """What the requests' schemas refer to."""
+    schemas = [task.request.model_json_schema(ref_template=TEMPLATE) for task in tasks]
+    return {name: schema for one in schemas for name, schema in one.get("$defs", {}).items()}
 
 
 _ERRORS = {
@@ -148,6 +159,7 @@ def _health() -> dict[str, Any]:
         return {"get": {**operation, "security": []}}
 
     return {
+        "/health": page("health", "Whether the process is up, as classic clients ask"),
         "/health/live": page("live", "Whether the process is up"),
         "/health/ready": page(
             "ready",

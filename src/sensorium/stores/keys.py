@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-from sensorium.engine import Caller
+from sensorium.engine import Budget, Caller
 from sensorium.errors import InvalidRequest
 from sensorium.stores.sqlite import Database
 
@@ -39,7 +39,9 @@ CREATE TABLE IF NOT EXISTS keys (
     requests_per_minute INTEGER, created REAL NOT NULL, expires REAL, revoked REAL
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS keys_in_use ON keys (name) WHERE revoked IS NULL;
+CREATE TABLE IF NOT EXISTS budgets (id TEXT PRIMARY KEY, per TEXT NOT NULL, usd REAL, tokens INTEGER) WITHOUT ROWID;
 """
+# Budgets came later, and have a table of their own, which a file of an older version gains when it is opened.
 
 Version = tuple[int, int]
 """Differs when anything was changed in between."""
@@ -59,11 +61,12 @@ class Key:
     sealed: bytes | None = field(default=None, repr=False)
     """The secret itself, sealed; None for a key that cannot sign."""
     revoked: float | None = None
+    budget: Budget | None = None
 
     @property
     def caller(self) -> Caller:
         """Who sends it."""
-        return Caller(self.name, self.scopes, self.requests_per_minute)
+        return Caller(self.name, self.scopes, self.requests_per_minute, self.budget)
 
     def has(self, secret: str) -> bool:
         """Whether it is this key's secret; takes as long when it is not."""
@@ -122,6 +125,9 @@ class Keys(Protocol):
     async def revoke(self, named: str) -> Key:
         """Refuse a key from now on, by its name or id. Raises InvalidRequest when no key in use has it."""
 
+    async def allow(self, named: str, budget: Budget | None) -> Key:
+        """Give a key another budget, or none, by its name or id. Raises InvalidRequest when no key in use has it."""
+
     async def close(self) -> None:
         """Give files and threads back."""
 
@@ -145,6 +151,9 @@ class SqliteKeys:
     async def revoke(self, named: str) -> Key:
         return await self._database.do(_revoke, named, self._clock())
 
+    async def allow(self, named: str, budget: Budget | None) -> Key:
+        return await self._database.do(_allow, named, budget)
+
     async def close(self) -> None:
         await self._database.close()
 
@@ -167,13 +176,17 @@ def check_name(name: str) -> None:
 
 
 def _every(connection: sqlite3.Connection) -> list[Key]:
-    wanted = "SELECT id, name, digest, scopes, created, requests_per_minute, expires, sealed, revoked FROM keys"
-    return [_key(row) for row in connection.execute(f"{wanted} ORDER BY created, id")]
+    wanted = (
+        "SELECT keys.id, name, digest, scopes, created, requests_per_minute, expires, sealed, revoked, per, usd, tokens"
+        " FROM keys LEFT JOIN budgets ON budgets.id = keys.id ORDER BY created, keys.id"
+    )
+    return [_key(*row) for row in connection.execute(wanted)]
 
 
-def _key(row: tuple[str, str, bytes, str, float, int | None, float | None, bytes | None, float | None]) -> Key:
-    identity, name, digest, scopes, *rest = row
-    return Key(identity, name, digest, frozenset(json.loads(scopes)), *rest)  # type: ignore[arg-type] # in their order
+def _key(identity: str, name: str, digest: bytes, scopes: str, *rest: Any) -> Key:
+    *more, per, usd, tokens = rest  # in the order of their fields
+    budget = Budget(per, usd, tokens) if per else None
+    return replace(Key(identity, name, digest, frozenset(json.loads(scopes)), *more), budget=budget)
 
 
 def _add(connection: sqlite3.Connection, key: Key, only_first: bool) -> bool:
@@ -196,17 +209,37 @@ def _insert(connection: sqlite3.Connection, key: Key) -> None:
     scopes = json.dumps(sorted(key.scopes))
     row = (key.id, key.name, key.digest, key.sealed, scopes, key.requests_per_minute, key.created, key.expires)
     connection.execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", row)
+    _set_budget(connection, key.id, key.budget)
+
+
+def _set_budget(connection: sqlite3.Connection, identity: str, budget: Budget | None) -> None:
+    connection.execute("DELETE FROM budgets WHERE id = ?", (identity,))
+    if budget is not None:
+        connection.execute("INSERT INTO budgets VALUES (?, ?, ?, ?)", (identity, budget.per, budget.usd, budget.tokens))
 
 
 def _revoke(connection: sqlite3.Connection, named: str, now: float) -> Key:
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        key = next((key for key in _every(connection) if named in (key.name, key.id) and key.revoked is None), None)
-        if key is None:
-            fix = "`sensorium keys list` shows all"
-            raise InvalidRequest(f"No key in use has the name or id {named[:LONGEST_NAME]!r}", fix=fix)
+        key = _in_use(connection, named)
         connection.execute("UPDATE keys SET revoked = ? WHERE id = ?", (now, key.id))
     return replace(key, revoked=now)
+
+
+def _allow(connection: sqlite3.Connection, named: str, budget: Budget | None) -> Key:
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        key = _in_use(connection, named)
+        _set_budget(connection, key.id, budget)
+    return replace(key, budget=budget)
+
+
+def _in_use(connection: sqlite3.Connection, named: str) -> Key:
+    key = next((key for key in _every(connection) if named in (key.name, key.id) and key.revoked is None), None)
+    if key is None:
+        fix = "`sensorium keys list` shows all"
+        raise InvalidRequest(f"No key in use has the name or id {named[:LONGEST_NAME]!r}", fix=fix)
+    return key
 
 
 def _random(signs: str, length: int) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from sensorium.errors import SensoriumError
 from sensorium.media.source import Source
 from sensorium.schemas.base import Request, Result
+from sensorium.schemas.events import Event
 
 Outcome = Result | SensoriumError
+
+BEAT = b": keep-alive\n"
+"""A sign of life in a stream of events: a comment, without the empty line that ends an event. With one, official clients
+take it for an event without data once any event has had an `id`, and break."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,12 @@ class Plan:
     """Seconds that the caller allows; None: as the settings say."""
     cache: bool = True
     """Whether a remembered answer will do."""
+    remote: bool = True
+    """Whether pictures and words may leave the house."""
+    max_cost: float | None = None
+    """The most that each answer may cost, in US dollars."""
+    stream: bool = False
+    """Whether the answer is told as it comes. The plan then has one request, and the facade an encoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,29 @@ class Reply:
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Encoder(Protocol):
+    """One streamed answer as server-sent events. Each method gives bytes; where there is nothing to say, none.
+
+    It is called in this order: `start`, then `event` and `beat` in any order, then `end` or `error`. What goes wrong
+    before anything was sent is no event, but an answer with its own status, by `render` or `refuse`.
+    """
+
+    def start(self) -> bytes:
+        """What comes first, before anything is known of the answer."""
+
+    def event(self, event: Event) -> bytes:
+        """A part of the answer, or how far the work has come."""
+
+    def beat(self) -> bytes:
+        """A sign of life."""
+
+    def end(self, result: Result) -> bytes:
+        """What is left to say of a whole answer, and its end."""
+
+    def error(self, error: SensoriumError) -> bytes:
+        """Why there will be no whole answer: never to be mistaken for its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,5 +123,7 @@ class Facade:
     operation: Callable[[], dict[str, Any]]
     """The route's page for OpenAPI: an Operation Object. Schemas of tasks are referred to by name."""
     method: str = "POST"
+    encoder: Callable[[Any], Encoder] | None = None
+    """Of the plan's context: how a streamed answer is told; None: nothing is streamed here."""
     credential: Callable[[Message], str | None] = key_of
     """The key or token that a message carries, where its clients put it; called before the body is read, and without it."""

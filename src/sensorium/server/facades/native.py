@@ -9,10 +9,21 @@ JSON, or several in a form, is answered by
 
 in their order, with status 200 unless all of them failed. An empty text in a form is a field
 that was left out.
+
+With `stream`, or `Accept: text/event-stream`, one picture is answered by server-sent events:
+
+    id: 9f86d081884c7d65:0
+    event: delta
+    data: {"text":"A "}
+
+`delta` are words, `item` a finished part, `progress` how far the work has come. Then comes
+`result`, the whole answer, or `error`, and last `end`. Without `end` it was cut off.
 """
 
 from __future__ import annotations
 
+import itertools
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -23,8 +34,9 @@ from pydantic_core import from_json, to_json
 
 from sensorium.errors import InvalidRequest, SensoriumError
 from sensorium.media.source import Source
-from sensorium.schemas.base import Request, checked
-from sensorium.server.facades.base import Facade, Message, Outcome, Plan, Reply, Upload
+from sensorium.schemas.base import Request, Result, checked
+from sensorium.schemas.events import Delta, Event, Item
+from sensorium.server.facades.base import BEAT, Facade, Message, Outcome, Plan, Reply, Upload
 from sensorium.server.facades.native_page import Manner, page_of
 from sensorium.server.facades.status import described, headers_of, status_of, status_of_all
 
@@ -52,10 +64,21 @@ class Shape:
         return self.request.source_fields()
 
     @cached_property
+    def lists(self) -> tuple[str, ...]:
+        """The fields that hold any number of pictures."""
+        return self.request.source_lists()
+
+    @cached_property
+    def first(self) -> str:
+        """The field that a file is for, whatever it was sent as; empty where no files are taken."""
+        return next(iter((*self.sources, *self.lists)), "")
+
+    @cached_property
     def decoders(self) -> Mapping[str, Decoder]:
         """For each other field, how the text of a form or query becomes its value."""
         properties = {**_properties(self.request), **_properties(Manner)}
-        return {name: _decoder(schema) for name, schema in properties.items() if name not in self.sources}
+        others = {name: _decoder(schema) for name, schema in properties.items() if name not in self.sources}
+        return {**others, **dict.fromkeys(self.lists, _addresses)}
 
     def from_text(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         given = {name: value for name, value in fields.items() if value != ""}
@@ -78,6 +101,7 @@ def facade_for(request: type[Request]) -> Facade:
         render=render,
         refuse=refuse,
         operation=partial(page_of, request),
+        encoder=Events,
     )
 
 
@@ -89,8 +113,19 @@ def parse(shape: Shape, message: Message) -> Plan:
         raise InvalidRequest("The request has too many fields", why=f"{len(fields):,} were sent")
     manner = checked(Manner, {name: fields.pop(name) for name in Manner.model_fields if name in fields}, "a task")
     asked, many = _asked(shape, message.files, fields)
+    stream = _wants_events(message) if manner.stream is None else manner.stream
+    if stream and many:
+        raise InvalidRequest("A stream answers one request", fix="Send one picture, or ask without `stream`")
     requests = tuple(_attempt(shape, {**fields, **pictures}) for pictures in asked)
-    return Plan(requests, Context(message.trace, many), timeout=manner.timeout, cache=manner.cache)
+    return Plan(
+        requests,
+        Context(message.trace, many),
+        timeout=manner.timeout,
+        cache=manner.cache,
+        remote=manner.privacy == "any",
+        max_cost=manner.max_cost,
+        stream=stream,
+    )
 
 
 def render(outcomes: Sequence[Outcome], context: Context) -> Reply:
@@ -104,6 +139,43 @@ def render(outcomes: Sequence[Outcome], context: Context) -> Reply:
 def refuse(error: SensoriumError, trace: str) -> Reply:
     """An error with its status."""
     return Reply(status_of(type(error)), to_json({"error": described(error, trace)}), headers_of([error]))
+
+
+class Events:
+    """A streamed answer. Each event has an id, `<stream>:<number>`, which no other stream has."""
+
+    def __init__(self, context: Context) -> None:
+        self._trace = context.trace
+        self._stream = secrets.token_hex(8).encode()
+        self._numbers = itertools.count()
+
+    def start(self) -> bytes:
+        return b""
+
+    def event(self, event: Event) -> bytes:
+        if isinstance(event, Delta):
+            return self._told(b"delta", b'{"text":%b}' % to_json(event.text))
+        if isinstance(event, Item):
+            return self._told(b"item", to_json({"index": event.index, "value": event.value}))
+        return self._told(b"progress", to_json({"done": event.done, "total": event.total, "message": event.message}))
+
+    def beat(self) -> bytes:
+        return BEAT
+
+    def end(self, result: Result) -> bytes:
+        return self._told(b"result", _json(result)) + self._told(b"end", b'{"whole":true}')
+
+    def error(self, error: SensoriumError) -> bytes:
+        told = to_json({"error": described(error, self._trace)})
+        return self._told(b"error", told) + self._told(b"end", b'{"whole":false}')
+
+    def _told(self, kind: bytes, data: bytes) -> bytes:
+        return b"id: %b:%d\nevent: %b\ndata: %b\n\n" % (self._stream, next(self._numbers), kind, data)
+
+
+def _wants_events(message: Message) -> bool:
+    accepted = message.headers.get("accept", "").lower()
+    return "text/event-stream" in accepted and "application/json" not in accepted
 
 
 def _render_many(outcomes: Sequence[Outcome], trace: str) -> Reply:
@@ -127,12 +199,15 @@ def _json(result: BaseModel) -> bytes:
 def _asked(shape: Shape, files: Sequence[Upload], fields: dict[str, Any]) -> tuple[list[dict[str, Any]], bool]:
     """The pictures of each request, taken out of files and fields; and whether they were sent as a list."""
     _refuse_strange_files(shape, files)
+    lists = {name: _several(shape, name, files, fields) for name in shape.lists}
     if not shape.sources:
-        return [{}], False
+        return [lists], False
     first, *others = shape.sources
-    named = fields.pop(first, [])
+    named = [] if (given := fields.pop(first, None)) is None else given
     pictures = [*_sent(files, first, FILE, ""), *(named if isinstance(named, list) else [named])]
-    beside = {name: sent for name in others for sent in _sent(files, name)}
+    beside = {**lists, **{name: sent for name in others for sent in _sent(files, name)}}
+    if not (pictures or shape.request.needs_source()):
+        return [beside], False
     if not pictures:
         raise InvalidRequest("No picture was sent", fix=f"Send a file in a form, or a URL or data URL as `{first}`")
     if len(pictures) > MOST_PICTURES:
@@ -141,11 +216,22 @@ def _asked(shape: Shape, files: Sequence[Upload], fields: dict[str, Any]) -> tup
     return [{**beside, first: picture} for picture in pictures], many
 
 
+def _several(shape: Shape, name: str, files: Sequence[Upload], fields: dict[str, Any]) -> list[Any]:
+    """The pictures that one request asks about together."""
+    named = [] if (given := fields.pop(name, None)) is None else given
+    if not isinstance(named, list):
+        raise InvalidRequest(f"`{name}` is not a list", fix="Send a list of URLs and data URLs")
+    pictures = [*_sent(files, *((name, FILE, "") if name == shape.first else (name,))), *named]
+    if len(pictures) > MOST_PICTURES:
+        raise InvalidRequest("Too many pictures", why=f"{len(pictures)} were sent", fix=f"Send at most {MOST_PICTURES}")
+    return pictures
+
+
 def _refuse_strange_files(shape: Shape, files: Sequence[Upload]) -> None:
-    known = {*shape.sources, FILE, ""} if shape.sources else set()
+    known = {*shape.sources, *shape.lists, FILE, ""} if shape.first else set()
     for file in files:
         if file.field not in known:
-            takes = " or ".join(f"`{name}`" for name in (*shape.sources, FILE)) if known else "no files"
+            takes = " or ".join(f"`{name}`" for name in (*shape.sources, *shape.lists, FILE)) if known else "no files"
             raise InvalidRequest(f"A file was sent as {file.field[:60]!r}", fix=f"{shape.request.task} takes {takes}")
 
 
@@ -155,7 +241,8 @@ def _sent(files: Sequence[Upload], *fields: str) -> Iterator[Source | SensoriumE
 
 def _attempt(shape: Shape, fields: dict[str, Any]) -> Request | SensoriumError:
     try:
-        pictures = {name: _source(name, fields[name]) for name in shape.sources if name in fields}
+        pictures: dict[str, Any] = {name: _source(name, fields[name]) for name in shape.sources if name in fields}
+        pictures |= {name: [_source(name, one) for one in fields[name]] for name in shape.lists if fields.get(name)}
         return checked(shape.request, {**fields, **pictures}, shape.request.task)
     except SensoriumError as error:
         return error
@@ -190,6 +277,13 @@ def _listed(value: Any) -> Any:
     """Several texts, one with commas, or a JSON list of them."""
     if isinstance(value, str):
         return _json_or_text(value) if value.startswith("[") else [part.strip() for part in value.split(",")]
+    return value
+
+
+def _addresses(value: Any) -> Any:
+    """As `_listed`, of data URLs too: a comma does not part them."""
+    if isinstance(value, str):
+        return _json_or_text(value) if value.startswith("[") else [value]
     return value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,11 @@ from sensorium.schemas.base import Frozen, Request
 from sensorium.schemas.examples import example_of
 
 EXAMPLE_URL = "https://example.com/cat.jpg"
+
+EVENTS = (
+    "With `stream`: the events `delta` (words), `item` (a finished part), `progress`, then `result` (the whole answer) or "
+    "`error`, and last `end`. Lines that begin with a colon are signs of life."
+)
 
 
 class Manner(Frozen):
@@ -20,6 +25,12 @@ class Manner(Frozen):
     """Seconds until the answer must be there, waiting in line included. Absent: as the server's settings say."""
     cache: bool = True
     """Whether a remembered answer will do."""
+    privacy: Literal["any", "local"] = "any"
+    """Which models may answer. `local`: none for which pictures or words would leave the server's machine."""
+    max_cost: Annotated[float, Field(ge=0)] | None = None
+    """The most that the answer may cost, in US dollars, by the estimate before it is asked for. Absent: no limit."""
+    stream: bool | None = None
+    """Whether to tell the answer as it comes, as server-sent events. Absent: as `Accept` says."""
 
 
 def page_of(request: type[Request]) -> dict[str, Any]:
@@ -39,7 +50,8 @@ def page_of(request: type[Request]) -> dict[str, Any]:
                     "application/json": {
                         "schema": {"oneOf": [{"$ref": answer}, _list_of(answer)]},
                         "examples": {"one": {"value": example}, "many": {"value": results}},
-                    }
+                    },
+                    "text/event-stream": {"schema": {"type": "string", "description": EVENTS}},
                 },
             }
         },
@@ -47,13 +59,20 @@ def page_of(request: type[Request]) -> dict[str, Any]:
 
 
 def _bodies(request: type[Request]) -> dict[str, Any]:
-    example = dict.fromkeys(request.source_fields(), EXAMPLE_URL)
+    example = _example(request)
     whole = {"schema": {"type": "string", "format": "binary"}}
     bodies = {
         "application/json": {"schema": _json_body(request), "example": example},
         "multipart/form-data": {"schema": _form_body(request)},
     }
     return {**bodies, "image/*": whole, "application/octet-stream": whole} if request.source_fields() else bodies
+
+
+def _example(request: type[Request]) -> dict[str, Any]:
+    fields = request.model_fields
+    words = {name: fields[name].examples[0] for name in request.positional}  # type: ignore[index] # they have one
+    several = {request.gathers: [EXAMPLE_URL, EXAMPLE_URL]} if request.gathers else {}
+    return {**dict.fromkeys(request.source_fields(), EXAMPLE_URL), **words, **several}
 
 
 def _json_body(request: type[Request]) -> dict[str, Any]:
@@ -69,10 +88,10 @@ def _json_body(request: type[Request]) -> dict[str, Any]:
 def _form_body(request: type[Request]) -> dict[str, Any]:
     """As in JSON, with files in place of sources. A form cannot tell one picture from a list of one."""
     schema = _with_manner(request)
-    for name in request.source_fields():
+    for name in (*request.source_fields(), *request.source_lists()):
         file = {"type": "string", "format": "binary"}
         words = _words(schema["properties"][name])
-        first = name == request.source_fields()[0]
+        first = name in (*request.source_fields()[:1], *request.source_lists())
         schema["properties"][name] = {**words, **({"type": "array", "items": file, "minItems": 1} if first else file)}
     return schema
 

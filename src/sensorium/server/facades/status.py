@@ -28,6 +28,11 @@ STATUS: dict[type[SensoriumError], int] = {
     errors.ReloadFailed: 409,
     errors.Overloaded: 429,
     errors.DeadlineExceeded: 504,
+    errors.MissingKey: 424,
+    errors.ProviderDenied: 502,
+    errors.ProviderFailed: 502,
+    errors.TooExpensive: 402,
+    errors.UnstructuredAnswer: 502,
     errors.InvalidConfiguration: 500,
     errors.EngineFailed: 500,
 }
@@ -63,7 +68,9 @@ def described(error: SensoriumError, trace: str) -> dict[str, Any]:
 
 def headers_of(failures: Collection[SensoriumError]) -> tuple[tuple[bytes, bytes], ...]:
     """`Retry-After`, in whole seconds, when waiting can help; `WWW-Authenticate` when another key can."""
-    waits = [error.retry_after_seconds for error in failures if isinstance(error, errors.Overloaded)]
+    waits = [
+        error.retry_after_seconds for error in failures if isinstance(error, (errors.Overloaded, errors.CircuitOpen))
+    ]
     after = ((b"retry-after", str(max(1, math.ceil(max(waits)))).encode()),) if waits else ()
     return after + tuple(
         (b"www-authenticate", wanted) for wanted in {_challenge(error) for error in failures} if wanted

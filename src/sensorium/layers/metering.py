@@ -1,0 +1,121 @@
+"""Writes down what callers use: requests where they come in, and work where models do it, within the caller's budget."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from sensorium.engine import Call, Card, Engine
+from sensorium.errors import SensoriumError, TooExpensive
+from sensorium.schemas.base import Request, Result, Usage
+from sensorium.stores.usage import Amounts, UsageBook
+from sensorium.tariff import Tariff
+from sensorium.telemetry import Telemetry
+
+SIGNS_A_TOKEN = 3
+"""Of words that were told before an answer broke off: fewer than of English text, so that the estimate is not too low."""
+
+
+class RequestMetering:
+    """Counts what callers ask for: once for each outermost call, whatever becomes of it."""
+
+    def __init__(self, inner: Engine[Request, Result], book: UsageBook) -> None:
+        self._inner, self._book = inner, book
+
+    async def run(self, request: Request, call: Call) -> Result:
+        model, errors = "", 1
+        try:
+            result = await self._inner.run(request, call)
+            model, errors = result.meta.engine, 0
+        finally:
+            self._book.note(call.caller.name, model, request.task, Amounts(requests=1, errors=errors))
+        return result
+
+
+class ModelMetering:
+    """Counts what one model does, for whichever call: inside the cache, so that remembered and shared answers count once.
+
+    What an answer may take is held in the caller's budget before the model is asked, and then replaced by what it took.
+    An answer that broke off after words were told, or whose caller left, is charged by estimate: providers charge for it.
+    """
+
+    def __init__(
+        self,
+        inner: Engine[Request, Result],
+        card: Card,
+        tariff: Tariff | None,
+        book: UsageBook | None,
+        telemetry: Telemetry,
+    ) -> None:
+        self._inner, self._model, self._tariff, self._book = inner, card.id, tariff, book
+        self._telemetry = telemetry
+
+    async def run(self, request: Request, call: Call) -> Result:
+        if self._tariff is not None:
+            await self._tariff.prepare()
+        most = await self._most(request, call)
+        if most is None or self._book is None or call.caller.budget is None:
+            return await self._measured(request, call, most)
+        async with self._book.holding(call.caller.name, call.caller.budget, most, call.remaining()):
+            return await self._measured(request, call, most)
+
+    async def _most(self, request: Request, call: Call) -> Usage | None:
+        """What the answer may take, where anybody wants to know it."""
+        if self._tariff is None or (call.caller.budget is None and call.options.max_cost is None):
+            return None
+        most = await self._tariff.most(request)
+        if most is not None:
+            self._refuse_if_dear(most, call)
+        return most
+
+    def _refuse_if_dear(self, most: Usage, call: Call) -> None:
+        allowed, budget = call.options.max_cost, call.caller.budget
+        if most.cost is None and (allowed is not None or (budget and budget.usd is not None)):
+            fix = "Set its price in `prices`, 0 if it costs nothing"
+            raise TooExpensive(f"The cost of asking {self._model} is not known", fix=fix)
+        if allowed is not None and most.cost is not None and most.cost > allowed:
+            why = f"it may cost {most.cost:.4g} US dollars, and `max_cost` allows {allowed:g}"
+            fix = "Allow more, lower `max_tokens`, send smaller pictures, or ask a cheaper model"
+            raise TooExpensive(f"Asking {self._model} is too expensive", why=why, fix=fix)
+
+    async def _measured(self, request: Request, call: Call, most: Usage | None) -> Result:
+        said = call.said
+        try:
+            result = await self._inner.run(request, call)
+        except (SensoriumError, asyncio.CancelledError) as error:
+            if most is not None and (call.said > said or isinstance(error, asyncio.CancelledError)):
+                self._note(request, call, 0.0, self._broken_off(most, call.said - said))
+            raise
+        usage = result.meta.usage
+        if usage is not None and usage.cost is None and self._tariff is not None:
+            usage = usage.altered(cost=self._tariff.cost(usage))
+            result = result.stamped(usage=usage)
+        self._note(request, call, result.meta.seconds - result.meta.loading_seconds, usage)
+        return result
+
+    def _broken_off(self, most: Usage, said: int) -> Usage:
+        told = most.altered(output_tokens=min(most.output_tokens, math.ceil(said / SIGNS_A_TOKEN)), estimated=True)
+        return told.altered(cost=self._tariff.cost(told) if self._tariff else None)
+
+    def _note(self, request: Request, call: Call, seconds: float, usage: Usage | None) -> None:
+        taken = Amounts(pictures=sum(1 for _ in request.sources()), seconds=max(0.0, seconds))
+        if usage is not None:
+            taken = self._priced(taken, usage)
+        if self._book is not None:
+            self._book.note(call.caller.name, self._model, request.task, taken)
+
+    def _priced(self, taken: Amounts, usage: Usage) -> Amounts:
+        telemetry, model, price = self._telemetry, self._model, usage.cost
+        telemetry.tokens[model, "input"].add(usage.input_tokens)
+        telemetry.tokens[model, "cached"].add(usage.cached_tokens)
+        telemetry.tokens[model, "output"].add(usage.output_tokens)
+        if price is None:
+            telemetry.unpriced_answers[model].add()
+        else:
+            telemetry.cost[model].add(price)
+        return taken._replace(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cost=price or 0.0,
+            unpriced=int(price is None),
+        )

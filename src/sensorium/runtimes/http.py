@@ -1,0 +1,309 @@
+"""Questions to providers over HTTP: one pool of connections for all of an event loop, JSON out, JSON or a stream in.
+
+Nothing here logs, and no error repeats, a key, a picture or more of an answer than its message. Connections are closed
+when their answer has not been read to its end, so a caller that leaves ends the work at the provider.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sensorium.engine import Call
+from sensorium.errors import ProviderFailed, SensoriumError, StreamBroken
+from sensorium.runtimes import refusals
+from sensorium.runtimes.sse import Events
+
+if TYPE_CHECKING:
+    import aiohttp
+
+LARGEST_ANSWER = 1 << 25
+"""Bytes of an answer that is no stream."""
+
+LARGEST_REFUSAL = 1 << 16
+REFUSAL_SECONDS = 5.0
+"""How much of a refusal is read, and for how long: its message stands at the beginning."""
+
+PARTING_SECONDS = 0.25
+"""How long the end of a body is waited for after the end mark, so that the connection can be used again."""
+
+PACKED = "identity"
+"""What providers may pack answers in: nothing, as aiohttp would unpack a bomb before it could be counted."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a provider may take, in seconds, beside the caller's deadline."""
+
+    connect: float = 10.0
+    first: float = 60.0
+    """Until the answer begins."""
+    stall: float = 30.0
+    """Between two pieces of it."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A POST. The body is JSON in pieces, so that no picture is copied to join them."""
+
+    url: str
+    body: tuple[bytes, ...]
+    headers: Mapping[str, str] = field(repr=False)
+    secret: str | None = field(default=None, repr=False)
+    """The key, so that it can be taken out of what the provider says."""
+
+    @property
+    def place(self) -> str:
+        """Where it goes, for messages: scheme, host and port."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+class Client:
+    """One engine's way to its provider. Belongs to the event loop that it is first used in."""
+
+    def __init__(self, called: str, patience: Patience) -> None:
+        self._called, self._patience = called, patience
+        self._pool: _Pool | None = None
+
+    async def ask(self, question: Question, call: Call) -> Any:
+        """The whole answer, as a JSON value.
+
+        Raises what `refusals` makes of an answer that is none, ProviderFailed, StreamBroken, or DeadlineExceeded.
+        """
+        async with self._answer(question, call) as response:
+            body = b"".join([read async for read in self._reads(response, call, LARGEST_ANSWER)])
+        return self._value(body)
+
+    async def listen(self, question: Question, call: Call) -> AsyncGenerator[Any, None]:
+        """The stream's events, as JSON values, until `[DONE]` or the body's end; close it to leave early.
+
+        None stands for `[DONE]`. Raises as `ask`, StreamBroken for a stream that is cut, stalls or is malformed.
+        """
+        events = Events()
+        async with self._answer(question, call) as response, aclosing(self._reads(response, call)) as reads:
+            async for read in reads:
+                for data in events.feed(read):
+                    if data == b"[DONE]":
+                        await _part(response)
+                        yield None
+                        return
+                    yield self._value(data)
+            for data in events.finish():
+                yield None if data == b"[DONE]" else self._value(data)
+
+    def close(self) -> None:
+        """Give the connections back, once no other engine uses them. Call it in a thread."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.leave()
+
+    @asynccontextmanager
+    async def _answer(self, question: Question, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The head of an answer that is one."""
+        response = await self._posted(question, call)
+        try:
+            if response.status != 200:
+                raise await self._refusal(response, question)
+            if response.headers.get("Content-Encoding", PACKED).lower() != PACKED:
+                raise self._failed(StreamBroken, "it came packed, unasked")
+            yield response
+        finally:
+            response.close()  # which leaves a connection alone whose answer was read to its end
+
+    async def _posted(self, question: Question, call: Call) -> aiohttp.ClientResponse:
+        import aiohttp
+
+        if self._pool is None or not self._pool.is_here():
+            self.close()
+            self._pool = _Pool.join()
+        seconds = _shorter(self._patience.first, call)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._pool.session.post(
+                    question.url,
+                    data=_payload(question.body),
+                    headers={"Content-Type": "application/json", "Accept-Encoding": PACKED, **question.headers},
+                    allow_redirects=False,  # they would take the key elsewhere
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._patience.connect),
+                    proxy=_proxy(question.url),
+                )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
+                raise self._silent(seconds, call) from error
+            raise self._failed(ProviderFailed, _reason(error, question.place)) from error
+
+    async def _reads(
+        self, response: aiohttp.ClientResponse, call: Call, most: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The body as it comes. Ends where the provider ended it, and raises where it did not."""
+        import aiohttp
+
+        size = 0
+        while True:
+            seconds = _shorter(self._patience.stall, call)
+            try:
+                async with asyncio.timeout(seconds):
+                    read = await response.content.readany()
+            except TimeoutError as error:
+                call.remaining()
+                raise self._failed(StreamBroken, f"it fell silent for {seconds:g} s") from error
+            except (aiohttp.ClientError, OSError) as error:
+                raise self._failed(StreamBroken, "it was cut off") from error
+            if not read:
+                return
+            size += len(read)
+            if most is not None and size > most:
+                raise self._failed(StreamBroken, f"it has over {most:,} bytes")
+            yield read
+
+    async def _refusal(self, response: aiohttp.ClientResponse, question: Question) -> SensoriumError:
+        body = bytearray()
+        with suppress(Exception):  # what was read until then has to do: the status alone says most
+            async with asyncio.timeout(REFUSAL_SECONDS):
+                while len(body) < LARGEST_REFUSAL and (read := await response.content.readany()):
+                    body += read
+        told = refusals.Told.of(response.status, response.headers, bytes(body[:LARGEST_REFUSAL]), time.time())
+        return refusals.error_of(self._called, told, question.secret)
+
+    def _value(self, data: bytes) -> Any:
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+            raise self._failed(StreamBroken, "it is no JSON") from error
+
+    def _silent(self, seconds: float, call: Call) -> ProviderFailed:
+        call.remaining()
+        error = ProviderFailed(f"{self._called} did not answer", why=f"nothing came within {seconds:g} s")
+        # To wait as long once more helps nobody: another model might.
+        return refusals.final(error)
+
+    def _failed(self, kind: type[ProviderFailed], why: str) -> ProviderFailed:
+        what = "'s answer broke" if kind is StreamBroken else " cannot be asked"
+        return kind(f"{self._called}{what}", why=why)
+
+
+class _Pool:
+    """The connections of one event loop, for all its clients."""
+
+    here: dict[asyncio.AbstractEventLoop, _Pool] = {}
+    lock = threading.Lock()
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        import aiohttp
+
+        self._loop, self._users = loop, 0
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),  # how many at once, the quotas say
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,  # it would also send what stands in ~/.netrc in place of our key
+            headers={"User-Agent": "sensorium"},
+        )
+
+    @classmethod
+    def join(cls) -> _Pool:
+        """The pool of the running loop."""
+        loop = asyncio.get_running_loop()
+        with cls.lock:
+            pool = cls.here.get(loop) or cls(loop)
+            cls.here[loop] = pool
+            pool._users += 1
+        return pool
+
+    def is_here(self) -> bool:
+        return self._loop is asyncio.get_running_loop()
+
+    def leave(self) -> None:
+        """The last to leave closes it, in its own loop."""
+        with self.lock:
+            self._users -= 1
+            if self._users:
+                return
+            self.here.pop(self._loop, None)
+        if not self._loop.is_running():
+            return
+        closing = asyncio.run_coroutine_threadsafe(self.session.close(), self._loop)
+        if _loop_here() is not self._loop:
+            with suppress(TimeoutError):
+                closing.result(REFUSAL_SECONDS)
+
+
+def _loop_here() -> asyncio.AbstractEventLoop | None:
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop()
+    return None
+
+
+def _payload(pieces: tuple[bytes, ...]) -> aiohttp.payload.Payload:
+    """A body that is written piece by piece."""
+    from aiohttp import payload
+    from aiohttp.abc import AbstractStreamWriter
+
+    class Pieces(payload.Payload):
+        _value: tuple[bytes, ...]
+
+        def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+            return b"".join(self._value).decode(encoding, errors)
+
+        async def write(self, writer: AbstractStreamWriter) -> None:
+            for piece in self._value:
+                await writer.write(piece)
+
+    made = Pieces(pieces)
+    made._size = sum(map(len, pieces))
+    return made
+
+
+async def _part(response: aiohttp.ClientResponse) -> None:
+    """Read what is left after the end mark: nothing, but for a broken provider."""
+    with suppress(Exception):
+        async with asyncio.timeout(PARTING_SECONDS):
+            await response.content.readany()
+
+
+def _shorter(seconds: float, call: Call) -> float:
+    left = call.remaining()
+    return seconds if left is None else min(seconds, left)
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for the URL; for this machine itself there is none."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own, by its writing alone: no name is looked up."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host.lower() == "localhost"
+
+
+def _reason(error: BaseException, place: str) -> str:
+    """Why there is no answer, without the text of the error: that may repeat the URL."""
+    import aiohttp
+
+    reasons = (
+        (aiohttp.ClientConnectorCertificateError, f"the certificate of {place} is not trusted"),
+        (aiohttp.ClientSSLError, f"no secure connection to {place} could be made"),
+        (aiohttp.ClientConnectorDNSError, f"no address is known for {place}"),
+        (aiohttp.ClientConnectorError, f"no connection to {place} could be made"),
+        (aiohttp.ConnectionTimeoutError, f"{place} does not take connections"),
+        (aiohttp.InvalidURL, "its `base_url` cannot be read"),
+        (aiohttp.ServerDisconnectedError, f"{place} closed the connection"),
+        (OSError, f"the connection to {place} broke"),
+    )
+    return next((words for kind, words in reasons if isinstance(error, kind)), f"{place} did not answer in proper HTTP")
