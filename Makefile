@@ -4,16 +4,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+GATEWAY_PEERS := .venv-gateway-peers
+SDKS := .venv-sdks
 
 # Compiled files are kept, as they are for users: many tests and benches start Python again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-overload soak docs test-slow fuzz check-arm64 clean
+.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-gateway bench-overload soak docs test-slow test-sdks fuzz check-arm64 clean
 
 help:
 	@echo "make demo   run the main job on real photographs, from nothing"
 	@echo "make test   all tests, in a fresh environment"
+	@echo "make test-sdks   other people's clients against our server"
 	@echo "make check  format, lint, types, import rules and the fast tests"
+	@echo "make bench-gateway   what our server costs between clients and a provider"
 	@echo "make bench-serving, bench-overload, soak   the server at its limit, beyond it, and for a long time"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -26,6 +30,16 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+# Other people's clients, in an environment of their own: what they need is nothing that we need.
+$(SDKS)/installed: pyproject.toml constraints.txt constraints-sdks.txt
+	$(PYTHON) -m venv $(SDKS)
+	$(SDKS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-sdks.txt \
+		-e . openai langchain-openai httpx2 pytest pytest-asyncio pytest-timeout requests
+	@touch $@
+
+test-sdks: $(SDKS)/installed
+	$(SDKS)/bin/python -m pytest tests/sdks
 
 fuzz: $(VENV)/installed
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest tests/media/test_fuzz.py
@@ -66,6 +80,15 @@ $(PEERS)/installed: benchmarks/serving/constraints.txt
 bench-serving: $(VENV)/installed $(PEERS)/installed
 	PEERS_BIN=$(PEERS)/bin $(BIN)/python -m benchmarks.serving
 
+# The thinnest proxy, and LiteLLM.
+$(GATEWAY_PEERS)/installed: benchmarks/gateway/constraints.txt
+	$(PYTHON) -m venv $(GATEWAY_PEERS)
+	$(GATEWAY_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/gateway/constraints.txt
+	@touch $@
+
+bench-gateway: $(VENV)/installed $(GATEWAY_PEERS)/installed
+	PEERS_BIN=$(GATEWAY_PEERS)/bin $(BIN)/python -m benchmarks.gateway
+
 bench-overload: $(VENV)/installed
 	$(BIN)/python -m benchmarks.serving.overload
 
@@ -74,4 +97,4 @@ soak: $(VENV)/installed
 	$(BIN)/python -m benchmarks.serving.soak
 
 clean:
-	rm -rf $(VENV) $(PEERS) demo-out build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) $(SDKS) demo-out build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
