@@ -26,8 +26,11 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-def in_a_form(path: str, field: str) -> Callable[[Server, bytes], requests.Response]:
-    return lambda server, data: requests.post(server.url + path, **form((field, "picture.jpg", data)), timeout=60)
+def in_a_form(path: str, field: str, times: int = 1) -> Callable[[Server, bytes], requests.Response]:
+    def sent(server: Server, data: bytes) -> requests.Response:
+        return requests.post(server.url + path, **form(*[(field, "picture.jpg", data)] * times), timeout=60)
+
+    return sent
 
 
 def as_the_body(path: str) -> Callable[[Server, bytes], requests.Response]:
@@ -35,9 +38,19 @@ def as_the_body(path: str) -> Callable[[Server, bytes], requests.Response]:
     return lambda server, data: requests.post(server.url + path, data=data, headers=headers, timeout=60)
 
 
+BESIDE = {
+    "ask": "?prompt=What+is+this%3F",
+    "tokens": "?model=gpt-4o&prompt=What%3F",
+    "detect": "?model=fake",
+    "faces": "?model=fake",
+}
+"""What tasks want to be told beside the picture."""
+
 ROUTES = {
-    **{f"{task}, form": in_a_form(f"/v1/{task}", "image") for task in TASKS},
-    **{f"{task}, body": as_the_body(f"/v1/{task}") for task in TASKS},
+    **{f"{task}, form": in_a_form(f"/v1/{task}{BESIDE.get(task, '')}", "image") for task in TASKS if task != "compare"},
+    **{f"{task}, body": as_the_body(f"/v1/{task}{BESIDE.get(task, '')}") for task in TASKS if task != "compare"},
+    "compare, form": in_a_form("/v1/compare", "images", times=2),
+    "analyze/upload": in_a_form("/v1/analyze/upload", "file"),
     "predict": in_a_form("/predict", "file"),
 }
 
