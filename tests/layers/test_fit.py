@@ -11,6 +11,7 @@ import pytest
 from PIL import Image as Pillow
 
 from sensorium.engine import Call, Card
+from sensorium.engines.remote import anthropic
 from sensorium.errors import CorruptMedia, FetchFailed, InputTooLarge, InvalidModel, SensoriumError
 from sensorium.layers.fit import Fit, Sizes, size_for
 from sensorium.media.source import Source
@@ -67,7 +68,7 @@ async def test_high_detail_is_larger_and_original_is_what_the_model_takes() -> N
 
     assert await of("high", card()) == (2048, 1365)
     assert await of("original", card()) == (3000, 2000)
-    assert await of("original", card(input={"max_side": 1500})) == (1500, 1000)
+    assert await of("original", card(input={"longest_side": 1500})) == (1500, 1000)
     assert await of("high", card("gpt-4o")) == (1152, 768)
     assert await of("auto", card("gpt-4o")) == (1024, 683)
 
@@ -114,18 +115,27 @@ async def test_the_card_says_formats_and_bytes() -> None:
     assert Pillow.open(io.BytesIO((await sent(bmp)).image.read_now())).format == "JPEG"
     webp = AskRequest(image=Source.of(encoded(Pillow.open(io.BytesIO(photograph())), "WEBP")), prompt="What?")
     assert (await sent(webp)).image is webp.image
-    only = await sent(webp, card(input={"takes": ["jpeg"]}))
+    only = await sent(webp, card(input={"formats": ["jpeg"]}))
     assert Pillow.open(io.BytesIO(only.image.read_now())).format == "JPEG"
-    little = await sent(webp, card(input={"max_picture_bytes": 9000}))
+    little = await sent(webp, card(input={"max_bytes": 9000}))
     assert len(little.image.read_now()) <= 9000
 
 
 async def test_very_many_pictures_can_have_a_limit_of_their_own() -> None:
-    of = card(input={"max_side_of_many": 300})
+    of = card(input={"longest_side_of_many": 300})
     few = await sent(AskRequest(images=tuple(Source.of(jpeg(400, 300)) for _ in range(20)), prompt="Which?"), of)
     many = await sent(AskRequest(images=tuple(Source.of(jpeg(400, 300)) for _ in range(21)), prompt="Which?"), of)
     assert {size(one) for one in few.sources()} == {(400, 300)}
     assert {size(one) for one in many.sources()} == {(300, 225)}
+
+
+async def test_claude_gets_many_pictures_no_larger_than_it_takes_many() -> None:
+    (claude,) = (one for one in anthropic.CARDS if one.name == "claude-opus-4-8")
+    long = Source.of(png(2040, 30))
+    few = await sent(AskRequest(images=(long,) * 2, prompt="Which?"), claude)
+    many = await sent(AskRequest(images=(long,) * 21, prompt="Which?"), claude)
+    assert {size(one) for one in few.sources()} == {(2040, 30)}
+    assert {size(one) for one in many.sources()} == {(2000, 29)}
 
 
 async def test_a_url_passes_unfetched_where_the_provider_fetches_it() -> None:
@@ -150,16 +160,17 @@ async def test_bytes_that_cannot_be_kept_are_told_before_the_provider_is_asked()
     inner = Listening()
     noise = Source.of(encoded(Pillow.effect_noise((32, 32), 90), "BMP"))
     with pytest.raises(InputTooLarge, match="1,024 bytes"):
-        await Fit(inner, card(input={"max_picture_bytes": 1024, "takes": ["png"]})).run(
+        await Fit(inner, card(input={"max_bytes": 1024, "formats": ["png"]})).run(
             AskRequest(image=noise, prompt="What?"), Call()
         )
     assert not inner.heard
 
 
-@pytest.mark.parametrize("wrong", [{"max_sides": 3}, {"takes": ["tiff"]}, {"takes": []}, {"max_side": 0}])
-def test_a_card_with_a_wrong_input_is_refused_by_name(wrong: dict[str, Any]) -> None:
+@pytest.mark.parametrize("wrong", [{"longest_sides": 3}, {"formats": ["tiff"]}, {"formats": []}, {"longest_side": 0}])
+async def test_a_card_with_a_wrong_input_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    """When it is asked, so that other models of a task still answer."""
     with pytest.raises(InvalidModel, match=r"some-model@1 .*`input`"):
-        Fit(Listening(), card(input=wrong))
+        await sent(AskRequest(image=large(), prompt="What?"), card(input=wrong))
 
 
 @pytest.mark.parametrize(

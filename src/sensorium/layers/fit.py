@@ -24,13 +24,13 @@ MANY = 20
 class Taken(Frozen):
     """What a card's `input` says of the pictures that its model takes."""
 
-    max_side: int | None = Field(default=None, ge=32)
+    longest_side: int | None = Field(default=None, ge=32)
     """Pixels of the longer side."""
-    max_side_of_many: int | None = Field(default=None, ge=32)
-    """As `max_side`, where a question shows more than 20 pictures."""
-    max_picture_bytes: int | None = Field(default=None, ge=1024)
+    longest_side_of_many: int | None = Field(default=None, ge=32)
+    """As `longest_side`, where a question shows more than 20 pictures."""
+    max_bytes: int | None = Field(default=None, ge=1024)
     """Encoded bytes of one picture."""
-    takes: tuple[Format, ...] = Field(default=("jpeg", "png", "webp"), min_length=1)
+    formats: tuple[Format, ...] = Field(default=("jpeg", "png", "webp"), min_length=1)
     """Formats. JPEG or PNG must be among them, since a picture that is encoded anew becomes one of these."""
 
 
@@ -54,7 +54,6 @@ class Fit:
 
     def __init__(self, inner: Engine[Request, Result], card: Card, sizes: Sizes = DEFAULT) -> None:
         self._inner, self._card, self._sizes = inner, card, sizes
-        self._taken = _read_taken(card)
         self._takes_urls = bool(card.quirks.get("takes_urls"))
         self._rule = card.rule or rule_for(str(card.quirks.get("model") or card.name))
 
@@ -66,31 +65,32 @@ class Fit:
 
     async def _all_fitted(self, pictures: Sequence[Picture]) -> list[Source]:
         """All at once; how many are really decoded together, the pool and the budget of pixels say."""
+        taken = _read_taken(self._card)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._fitted(number, pictures)) for number in range(len(pictures))]
+                tasks = [group.create_task(self._fitted(number, pictures, taken)) for number in range(len(pictures))]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from failed.exceptions[0].__cause__
         return [task.result() for task in tasks]
 
-    async def _fitted(self, number: int, pictures: Sequence[Picture]) -> Source:
+    async def _fitted(self, number: int, pictures: Sequence[Picture], taken: Taken) -> Source:
         source = pictures[number].image
         if self._takes_urls and source.url is not None:
             return source
         try:
-            return await fitted(source, self._terms(pictures[number].detail, len(pictures)))
+            return await fitted(source, self._terms(taken, pictures[number].detail, len(pictures)))
         except SensoriumError as error:
             if len(pictures) == 1:
                 raise
             raise error.about(f"Picture {number + 1} of {len(pictures)}") from error
 
-    def _terms(self, detail: Detail, pictures: int) -> Terms:
-        size = functools.partial(size_for, self._rule, detail, self._longest(detail, pictures))
-        return Terms(size, self._sizes.quality, self._taken.takes, self._taken.max_picture_bytes)
+    def _terms(self, taken: Taken, detail: Detail, pictures: int) -> Terms:
+        size = functools.partial(size_for, self._rule, detail, self._longest(taken, detail, pictures))
+        return Terms(size, self._sizes.quality, taken.formats, taken.max_bytes)
 
-    def _longest(self, detail: Detail, pictures: int) -> int | None:
+    def _longest(self, taken: Taken, detail: Detail, pictures: int) -> int | None:
         """Pixels of the longer side, by the card and by our own defaults; None: no limit."""
-        limits = [self._taken.max_side, self._taken.max_side_of_many if pictures > MANY else None]
+        limits = [taken.longest_side, taken.longest_side_of_many if pictures > MANY else None]
         if detail != "original":
             closely = pictures > 1 or detail == "high"
             limits.append(self._sizes.several_longest_side if closely else self._sizes.longest_side)

@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from sensorium.engine import Call, Delta, Engine, Progress, ignore
-from sensorium.errors import SensoriumError
+from sensorium.errors import InvalidRequest, SensoriumError
+from sensorium.media.pool import in_thread
 from sensorium.media.source import Source
 from sensorium.media.tiles import Cut, Tile, cut
 from sensorium.schemas.ask import Answer, AskRequest
 from sensorium.schemas.base import Request, Result, Usage
+from sensorium.schemas.structure import Structure
 
 MOST_PARTS = 64
 """Of one picture: 12 megapixels in tiles of 512. Each is a question that is paid for."""
@@ -44,7 +46,7 @@ class Tiled:
     async def _merged(self, whole: AskRequest, parts: Cut, call: Call) -> Answer:
         share = _sharing(call, len(parts.tiles) + 1)
         answers = await self._ask_each(whole, parts, share, call)
-        data = _together(whole.json_schema, [answer.data for answer in answers])
+        data = await in_thread(_together, whole.json_schema, [answer.data for answer in answers])
         if data is not None:
             last = answers[-1].altered(text=json.dumps(data, ensure_ascii=False), data=data)
             await call.emit(Delta(last.text))
@@ -142,10 +144,11 @@ def _joined(lists: Sequence[list[Any]]) -> list[Any]:
 
 
 def _allows(schema: Mapping[str, Any], value: Any) -> bool:
-    """Whether it keeps the schema, which may limit how long lists are."""
-    from jsonschema.validators import validator_for
-
-    return bool(validator_for(schema)(schema).is_valid(value))
+    """Whether it keeps the schema, which may limit how long lists are; where that takes too long to tell, it does not."""
+    try:
+        return Structure.of(schema).problem(value) is None
+    except InvalidRequest:
+        return False
 
 
 def _accounted(last: Answer, answers: Sequence[Answer]) -> Answer:

@@ -29,6 +29,9 @@ ANTHROPIC = {
     "takes_urls": True,
 }
 
+PICTURES = {"longest_side": 8000, "longest_side_of_many": 2000, "max_bytes": 7_500_000}
+"""What is taken; ten million bytes of base64 are seven and a half of a picture."""
+
 
 def _known(name: str) -> Card:
     return Card(
@@ -38,6 +41,7 @@ def _known(name: str) -> Card:
         licence="LicenseRef-provider",
         origin="Anthropic",
         aliases=(f"anthropic/{name}",),
+        input=PICTURES,
         quirks={**ANTHROPIC, "json_schema": True},
         remote=True,
     )
@@ -50,6 +54,7 @@ CARDS = (
         tasks=("ask",),
         licence="LicenseRef-provider",
         origin="Anthropic, platform.claude.com",
+        input=PICTURES,
         quirks={"any_model": True, **ANTHROPIC},
         remote=True,
     ),
