@@ -76,9 +76,10 @@ class _Application(Starlette):
 
 
 def _end_at_the_end(route: BaseRoute) -> None:
-    """Of a regular expression `$` also stands before a line break at the end, so that `/v1/read%0A` would find `/v1/read`."""
+    """Of a regular expression `$` also stands before a line break at the end, so that `/v1/read%0A` would find `/v1/read`;
+    and to `.` a line break is no sign."""
     if isinstance(route, Route):
-        route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
+        route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z", re.DOTALL)
 
 
 def running(app: Starlette) -> AbstractAsyncContextManager[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from pydantic import Field
@@ -27,7 +27,7 @@ class Wanted(Frozen):
 
     by: By = "model"
     """What to sum up by."""
-    since: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    since: date | None = None
     """The first day, in UTC, such as `2026-11-30`. Absent: 30 days ago."""
     key: str | None = Field(default=None, max_length=200)
     """Whose usage. Absent: one's own; with the scope `admin`, everyone's."""
@@ -39,7 +39,7 @@ async def used(book: UsageBook, caller: Caller, query: Mapping[str, Any]) -> Rep
     key = wanted.key if caller.may(SEES_ALL) else caller.name
     if wanted.key not in (None, key):
         caller.require(SEES_ALL)
-    since = wanted.since or first_day()
+    since = wanted.since.isoformat() if wanted.since else first_day()
     lines = await book.lines(wanted.by, since, key)
     told = [{wanted.by: line.name, **line.amounts._asdict()} for line in lines]
     return Reply(200, to_json({"since": since, "usage": told, "budget": await budget_of(book, caller)}))

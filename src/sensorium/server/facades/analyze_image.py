@@ -135,7 +135,7 @@ def page_of(name: str, summary: str, bodies: dict[str, Any], identity: str) -> d
                 "description": "The answer; with `stream`, its pieces, then `[DONE]`",
                 "content": {
                     "application/json": {"schema": answer, "example": {"id": identity, "result": "A cat."}},
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    "text/event-stream": {},
                 },
             },
             "default": {

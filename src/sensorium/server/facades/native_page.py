@@ -51,7 +51,7 @@ def page_of(request: type[Request]) -> dict[str, Any]:
                         "schema": {"oneOf": [{"$ref": answer}, _list_of(answer)]},
                         "examples": {"one": {"value": example}, "many": {"value": results}},
                     },
-                    "text/event-stream": {"schema": {"type": "string", "description": EVENTS}},
+                    "text/event-stream": {"schema": {"description": EVENTS}},
                 },
             }
         },

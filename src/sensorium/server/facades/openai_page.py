@@ -130,7 +130,7 @@ def operation() -> dict[str, Any]:
                 "description": "The answer; with `stream`, its chunks, then `[DONE]`",
                 "content": {
                     "application/json": {"schema": ANSWER},
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    "text/event-stream": {},
                 },
             },
             "default": {
