@@ -130,7 +130,7 @@ def test_models_are_listed_and_told(client: OpenAI) -> None:
     assert {"talker", "fake"} <= {model.id for model in client.models.list()}
     assert client.models.retrieve("talker").owned_by == "fake"
     with pytest.raises(openai.NotFoundError) as failed:
-        client.models.retrieve("openai/none")
+        client.models.retrieve("nobody/none")
     assert failed.value.code == "model_not_found"
 
 

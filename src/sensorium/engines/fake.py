@@ -69,7 +69,7 @@ class Engine:
             await call.emit(Delta(word))
         await asyncio.sleep(self._quirks.seconds)
         self._fail_on_demand()
-        if isinstance(request, AskRequest) and request.json_schema is not None:
+        if isinstance(request, AskRequest) and request.json_schema is not None and not self._quirks.words:
             return Answer(text=json.dumps(example_for(request.json_schema)), answered_by=self._card.id)
         return _example(request, ImageInfo.of(seen[0]) if seen else None, "".join(self._quirks.words))
 

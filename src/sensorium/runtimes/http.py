@@ -7,6 +7,7 @@ when their answer has not been read to its end, so a caller that leaves ends the
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import json
 import threading
@@ -246,6 +247,14 @@ def _loop_here() -> asyncio.AbstractEventLoop | None:
 
 def _payload(pieces: tuple[bytes, ...]) -> aiohttp.payload.Payload:
     """A body that is written piece by piece."""
+    made = _pieces()(pieces)
+    made._size = sum(map(len, pieces))
+    return made
+
+
+@functools.cache
+def _pieces() -> type[aiohttp.payload.Payload]:
+    """Made at the first question, since aiohttp is heavy; once, since making a class is slow."""
     from aiohttp import payload
     from aiohttp.abc import AbstractStreamWriter
 
@@ -259,9 +268,7 @@ def _payload(pieces: tuple[bytes, ...]) -> aiohttp.payload.Payload:
             for piece in self._value:
                 await writer.write(piece)
 
-    made = Pieces(pieces)
-    made._size = sum(map(len, pieces))
-    return made
+    return Pieces
 
 
 async def _part(response: aiohttp.ClientResponse) -> None:
