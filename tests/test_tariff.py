@@ -7,11 +7,11 @@ import pytest
 
 from sensorium.engine import Card
 from sensorium.media.source import Source
-from sensorium.pricing import Price, prices
+from sensorium.pricing import AROUND, Price, prices
 from sensorium.schemas.ask import AskRequest, Message, Picture, Words
 from sensorium.schemas.base import Usage
 from sensorium.schemas.describe_pixels import DescribePixelsRequest
-from sensorium.tariff import AROUND, Tariff
+from sensorium.tariff import Tariff
 from tests.pictures import png
 
 

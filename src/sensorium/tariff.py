@@ -13,9 +13,6 @@ from sensorium.media.source import Source
 from sensorium.schemas.ask import AskRequest, Picture
 from sensorium.schemas.base import Request, Usage
 
-AROUND = 4
-"""Tokens that stand around a message to say whose it is, at most. Source: OpenAI's cookbook, "How to count tokens"."""
-
 LONG = 2_000
 """Signs from which words are counted in a thread: that takes about a millisecond then."""
 
@@ -49,7 +46,7 @@ class Tariff:
         seen = await asyncio.gather(*(self._seen(part) for part in parts if isinstance(part, Picture)))
         said = await _counted([part.text for part in parts if not isinstance(part, Picture)])
         most = Usage(
-            input_tokens=sum(seen) + said + AROUND * (1 + len(conversation)),
+            input_tokens=sum(seen) + said + pricing.AROUND * (1 + len(conversation)),
             output_tokens=request.max_tokens,
             image_tokens=sum(seen),
             estimated=True,

@@ -8,6 +8,6 @@ from __future__ import annotations
 from sensorium.pricing.pictures import Confidence, Detail, PictureTokens
 from sensorium.pricing.prices import Price, price
 from sensorium.pricing.rules import estimate, rule_for
-from sensorium.pricing.text import words
+from sensorium.pricing.text import AROUND, words
 
-__all__ = ["Confidence", "Detail", "PictureTokens", "Price", "estimate", "price", "rule_for", "words"]
+__all__ = ["AROUND", "Confidence", "Detail", "PictureTokens", "Price", "estimate", "price", "rule_for", "words"]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import re
 
+AROUND = 4
+"""Tokens that stand around a message to say whose it is, at most. Source: OpenAI's cookbook, "How to count tokens"."""
+
 # Base64 and the like; letters with and without accents; what merges with its neighbours. All else counts by the sign.
 _PIECES = re.compile(
     r"(?P<code>(?=[A-Za-z+/]*[0-9])[A-Za-z0-9+/]{20,})"

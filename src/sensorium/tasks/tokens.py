@@ -15,9 +15,6 @@ from sensorium.schemas.tokens import PictureTokens, TokenCount, TokensRequest
 Request = TokensRequest
 ABOUT = "ask"
 
-AROUND = 4
-"""Tokens that stand around a message to say whose it is, at most. Source: OpenAI's cookbook, "How to count tokens"."""
-
 
 async def run(request: TokensRequest, call: Call, card: Card | None) -> TokenCount:  # noqa: ARG001 - a part asks nobody
     """Of each picture only the header is looked at. `card` is the model's, if it is one that is known here.
@@ -82,7 +79,7 @@ def _told(size: tuple[int, int], counted: pricing.PictureTokens) -> PictureToken
 
 
 def _text_tokens(texts: list[str]) -> int:
-    return sum(pricing.words(text) + AROUND for text in texts) + AROUND
+    return sum(pricing.words(text) + pricing.AROUND for text in texts) + pricing.AROUND
 
 
 def _costs(names: tuple[str, ...], input_tokens: int, output_tokens: int) -> tuple[float | None, float | None]:
