@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -43,8 +44,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-TRACE, CALLER = "sensorium.trace", "sensorium.caller"
-"""Where a scope holds the request's id, and who asks."""
+TRACE, CALLER, CLIENT = "sensorium.trace", "sensorium.caller", "sensorium.client"
+"""Where a scope holds the request's id, who asks, and its `Client`, where our own server runs."""
 
 
 log = logging.getLogger("sensorium.server")
@@ -175,7 +176,7 @@ class Door:
             plan = await self._planned(visit, head, uploads)
             if plan.stream and self._facade.encoder is not None:
                 visit.talk = self._talk(self._facade.encoder(plan.context), visit.send)
-            return await unless_gone(visit.receive, self._answered(plan, visit.talk, service, head.trace, caller))
+            return await unless_gone(visit, self._answered(plan, visit.talk, service, head.trace, caller))
         finally:
             uploads.discard()
 
@@ -206,6 +207,30 @@ class Door:
             else:
                 return self._facade.render(outcomes, plan.context)
         return None
+
+
+class Client:
+    """The other side of a connection."""
+
+    def __init__(self) -> None:
+        self._gone = False
+        self._leave: list[Callable[[], None]] = []
+
+    @contextlib.contextmanager
+    def told(self, leave: Callable[[], None]) -> Iterator[None]:
+        """Have `leave` called when the client leaves while the block runs, or has left before."""
+        if self._gone:
+            leave()
+        self._leave.append(leave)
+        try:
+            yield
+        finally:
+            self._leave.remove(leave)
+
+    def left(self) -> None:
+        self._gone = True
+        for leave in list(self._leave):
+            leave()
 
 
 @dataclass(slots=True)
@@ -250,27 +275,44 @@ async def outcomes_of(
     return whole
 
 
-async def unless_gone(receive: Receive, work: Awaitable[T]) -> T | None:
+async def unless_gone(visit: Visit, work: Awaitable[T]) -> T | None:
     """What the work returns; None when the client leaves before, and then the work is cancelled."""
     me: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment] # a coroutine runs in a task
     gone = False
 
-    async def watch() -> None:
+    def leave() -> None:
         nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
         gone = True
         me.cancel()
 
-    watcher = asyncio.create_task(watch())
+    with _told_of_leaving(visit, leave):
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if gone and not me.uncancel():
+                return None
+            raise
+
+
+@contextlib.contextmanager
+def _told_of_leaving(visit: Visit, leave: Callable[[], None]) -> Iterator[None]:
+    """Have `leave` called when the client does. Only our own server says so; of others it has to be asked, by a task."""
+    client: Client | None = visit.scope.get(CLIENT)
+    if client is not None:
+        with client.told(leave):
+            yield
+        return
+    watcher = asyncio.create_task(_watch(visit.receive, leave))
     try:
-        return await work
-    except asyncio.CancelledError:
-        if gone and not me.uncancel():
-            return None
-        raise
+        yield
     finally:
         watcher.cancel()
+
+
+async def _watch(receive: Receive, leave: Callable[[], None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    leave()
 
 
 def unexpected(error: Exception) -> EngineFailed:

@@ -8,6 +8,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from sensorium.server.door import CLIENT, Client
 from sensorium.telemetry import TELEMETRY
 
 MOST_CONNECTIONS = 4096
@@ -34,6 +35,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._client = Client()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         super().connection_made(transport)
@@ -55,6 +57,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
+        self.scope[CLIENT] = self._client  # type: ignore[literal-required] # ours
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -64,6 +67,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self.cycle.more_body = False  # also when it was answered before
+        if not self.pipeline:
+            self.flow.resume_reading()  # who does not read, does not learn that the other side leaves
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -80,6 +85,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._expect_no_head()
         super().connection_lost(exc)
+        self._client.left()
 
     def _close_unless_whole(self, cycle: RequestResponseCycle) -> None:
         if cycle.more_body:
