@@ -35,7 +35,7 @@ async def test_a_question_takes_its_words_its_pictures_and_the_longest_answer() 
     words = await most(Tariff(GPT), prompt="What is this?")
     assert taken.input_tokens == words.input_tokens + 255
     assert 3 <= words.input_tokens - 2 * AROUND <= 8
-    assert taken.cost == pytest.approx(taken.input_tokens * 2.5e-6 + 100 * 10e-6)
+    assert Tariff(GPT).cost(taken) == pytest.approx(taken.input_tokens * 2.5e-6 + 100 * 10e-6)
 
 
 async def test_pictures_and_words_of_earlier_messages_count_too() -> None:

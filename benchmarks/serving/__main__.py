@@ -40,8 +40,9 @@ def measured(model: models.Model, pictures: Sequence[Path]) -> dict[str, Any]:
         def loaded(one: Any) -> Any:
             return stack.enter_context(closing(one))
 
-        ours: Server = loaded(contestants.sensorium(model, pictures))
-        servers = [ours, *(loaded(start()) for start in contestants.peers(model, pictures))]
+        ours: Server = loaded(contestants.sensorium(model, pictures, workers=contestants.CORES))
+        alone = loaded(contestants.sensorium(model, pictures, name="sensorium, 1 worker"))
+        servers = [ours, alone, *(loaded(start()) for start in contestants.peers(model, pictures))]
         loops = [
             loaded(BareLoops(name, model, pictures, processes=processes, threads=threads))
             for name, (processes, threads) in LIMITS.items()

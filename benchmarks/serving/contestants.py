@@ -213,15 +213,18 @@ class Server:
         closed_loop(self.port, self.requests, clients=CLIENTS, seconds=1.0)
 
 
-def sensorium(model: Model, pictures: Sequence[Path], *, name: str = "sensorium", log: Path | None = None) -> Server:
+def sensorium(
+    model: Model, pictures: Sequence[Path], *, name: str = "sensorium", workers: int = 1, log: Path | None = None
+) -> Server:
     """Our own server, as it comes but for the cache, which would answer the same picture at once; asking for a key."""
-    port, key = free_port(), new_key()
+    port, key, threads = free_port(), new_key(), CORES // workers
     environment = {
         "SENSORIUM_CACHE": "off",
         "SENSORIUM_AUTH": "on" if key else "off",
         "SENSORIUM_MODELS": json.dumps({"classify": [model.name]}),
-        "SENSORIUM_THREADS": str(CORES),
-        "SENSORIUM_RUNNING": os.environ.get("SENSORIUM_RUNNING", str(2 * CORES + 2)),
+        "SENSORIUM_WORKERS": str(workers),
+        "SENSORIUM_THREADS": str(threads),
+        "SENSORIUM_RUNNING": str(2 * threads + 2),
     }
     command = [sys.executable, "-m", "sensorium", "serve", "--port", str(port)]
     return Server(name, command, port, "/v1/classify", pictures, environment, key=key, log=log)

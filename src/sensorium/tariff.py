@@ -10,8 +10,10 @@ from sensorium.engine import Card
 from sensorium.errors import SensoriumError
 from sensorium.media.pool import in_thread
 from sensorium.media.source import Source
-from sensorium.schemas.ask import AskRequest, Picture
+from sensorium.schemas.ask import AskRequest, Picture, Words
 from sensorium.schemas.base import Request, Usage
+
+ESTIMATE = Usage(estimated=True)
 
 LONG = 2_000
 """Signs from which words are counted in a thread: that takes about a millisecond then."""
@@ -26,32 +28,30 @@ class Tariff:
         own = (f"{card.kind}/{named}", named) if isinstance(named, str) else ()
         self._names = (card.name, *own)
         self._rule = card.rule or next(filter(None, map(pricing.rule_for, self._names)), None)
-        self._ready = False
+        self.ready = False
+        """Whether prices are at hand."""
 
     async def prepare(self) -> None:
         """Have prices at hand: they are read once in a process, which takes a third of a second."""
-        if not self._ready:
+        if not self.ready:
             await in_thread(self.cost, Usage())
-            self._ready = True
+            self.ready = True
 
     async def most(self, request: Request) -> Usage | None:
-        """The most that the answer will take, and its cost; None for a request that takes no tokens.
+        """The most that the answer will take, without its cost; None for a request that takes no tokens.
 
         A picture whose size is not known, as it is passed on by its address, takes the most that any can.
         """
         if not isinstance(request, AskRequest):
             return None
         conversation = request.conversation()
-        parts = [part for message in conversation for part in message.parts]
-        seen = await asyncio.gather(*(self._seen(part) for part in parts if isinstance(part, Picture)))
-        said = await _counted([part.text for part in parts if not isinstance(part, Picture)])
-        most = Usage(
-            input_tokens=sum(seen) + said + pricing.AROUND * (1 + len(conversation)),
-            output_tokens=request.max_tokens,
-            image_tokens=sum(seen),
-            estimated=True,
+        pictures = [part for message in conversation for part in message.parts if isinstance(part, Picture)]
+        seen = sum(await asyncio.gather(*map(self._seen, pictures))) if pictures else 0
+        said = await _counted(
+            [part.text for message in conversation for part in message.parts if isinstance(part, Words)]
         )
-        return most.altered(cost=self.cost(most))
+        around = pricing.AROUND * (1 + len(conversation))
+        return ESTIMATE.altered(input_tokens=seen + said + around, output_tokens=request.max_tokens, image_tokens=seen)
 
     def cost(self, usage: Usage) -> float | None:
         """In US dollars; None where no price is known."""

@@ -178,6 +178,7 @@ def _made(make: Callable[[], LoadableEngine]) -> LoadableEngine:
         with suppress(Exception):  # the first failure is the one to tell
             engine.close()
         raise
+    memory.give_back()  # reading a file of 18 MB leaves 20 MB
     return engine
 
 

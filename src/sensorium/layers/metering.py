@@ -51,7 +51,7 @@ class ModelMetering:
         self._telemetry = telemetry
 
     async def run(self, request: Request, call: Call) -> Result:
-        if self._tariff is not None:
+        if self._tariff is not None and not self._tariff.ready:
             await self._tariff.prepare()
         most = await self._most(request, call)
         if most is None or self._book is None or call.caller.budget is None:
@@ -65,6 +65,7 @@ class ModelMetering:
             return None
         most = await self._tariff.most(request)
         if most is not None:
+            most = most.altered(cost=self._tariff.cost(most))
             self._refuse_if_dear(most, call)
         return most
 
@@ -87,11 +88,18 @@ class ModelMetering:
                 self._note(request, call, 0.0, self._broken_off(most, call.said - said))
             raise
         usage = result.meta.usage
-        if usage is not None and usage.cost is None and self._tariff is not None:
-            usage = usage.altered(cost=self._tariff.cost(usage))
+        cost = self._cost(usage)
+        if usage is not None and cost is not None:
+            usage = usage.altered(cost=cost)
             result = result.stamped(usage=usage)
         self._note(request, call, result.meta.seconds - result.meta.loading_seconds, usage)
         return result
+
+    def _cost(self, usage: Usage | None) -> float | None:
+        """What is to be told besides; None where that is known already, or not known here either."""
+        if usage is None or usage.cost is not None or self._tariff is None:
+            return None
+        return self._tariff.cost(usage)
 
     def _broken_off(self, most: Usage, said: int) -> Usage:
         told = most.altered(output_tokens=min(most.output_tokens, math.ceil(said / SIGNS_A_TOKEN)), estimated=True)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
-import json
 import threading
 import time
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
+
+from pydantic_core import from_json
 
 from sensorium.engine import Call
 from sensorium.errors import ProviderFailed, SensoriumError, StreamBroken
@@ -26,6 +27,7 @@ from sensorium.runtimes.sse import Events
 
 if TYPE_CHECKING:
     import aiohttp
+    import yarl
 
 LARGEST_ANSWER = 1 << 25
 """Bytes of an answer that is no stream."""
@@ -36,6 +38,9 @@ REFUSAL_SECONDS = 5.0
 
 PARTING_SECONDS = 0.25
 """How long the end of a body is waited for after the end mark, so that the connection can be used again."""
+
+END_MARK, DONE = b"[DONE]", object()
+"""The last event of a stream, and what stands for it among the values of the others."""
 
 PACKED = "identity"
 """What providers may pack answers in: nothing, as aiohttp would unpack a bomb before it could be counted."""
@@ -75,32 +80,36 @@ class Client:
     def __init__(self, called: str, patience: Patience) -> None:
         self._called, self._patience = called, patience
         self._pool: _Pool | None = None
+        self._ways: dict[str, _Way] = {}
 
     async def ask(self, question: Question, call: Call) -> Any:
         """The whole answer, as a JSON value.
 
         Raises what `refusals` makes of an answer that is none, ProviderFailed, StreamBroken, or DeadlineExceeded.
         """
-        async with self._answer(question, call) as response:
-            body = b"".join([read async for read in self._reads(response, call, LARGEST_ANSWER)])
-        return self._value(body)
+        response = await self._answered(question, call)
+        try:
+            return self._value(await self._whole(response, call))
+        finally:
+            response.close()  # which leaves a connection alone whose answer was read to its end
 
-    async def listen(self, question: Question, call: Call) -> AsyncGenerator[Any, None]:
-        """The stream's events, as JSON values, until `[DONE]` or the body's end; close it to leave early.
+    async def listen(self, question: Question, call: Call) -> AsyncGenerator[Iterable[Any], None]:
+        """The stream's events as JSON values, those together that came together; close it to leave early.
 
-        None stands for `[DONE]`. Raises as `ask`, StreamBroken for a stream that is cut, stalls or is malformed.
+        `DONE` stands for the end mark. Raises as `ask`, StreamBroken for a stream that is cut or stalls; to go through
+        values raises it for one that is malformed.
         """
         events = Events()
-        async with self._answer(question, call) as response, aclosing(self._reads(response, call)) as reads:
-            async for read in reads:
-                for data in events.feed(read):
-                    if data == b"[DONE]":
-                        await _part(response)
-                        yield None
-                        return
-                    yield self._value(data)
-            for data in events.finish():
-                yield None if data == b"[DONE]" else self._value(data)
+        response = await self._answered(question, call)
+        try:
+            while read := await self._read(response, call):
+                found = events.feed(read)
+                if found and found[-1] == END_MARK:
+                    await _part(response)
+                yield map(self._event, found)
+            yield map(self._event, events.finish())
+        finally:
+            response.close()
 
     def close(self) -> None:
         """Give the connections back, once no other engine uses them. Call it in a thread."""
@@ -108,18 +117,18 @@ class Client:
         if pool is not None:
             pool.leave()
 
-    @asynccontextmanager
-    async def _answer(self, question: Question, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The head of an answer that is one."""
+    async def _answered(self, question: Question, call: Call) -> aiohttp.ClientResponse:
+        """The head of an answer that is one; whoever gets it closes it."""
         response = await self._posted(question, call)
+        packed = response.headers.get("Content-Encoding", PACKED).lower() != PACKED
+        if response.status == 200 and not packed:
+            return response
         try:
-            if response.status != 200:
-                raise await self._refusal(response, question)
-            if response.headers.get("Content-Encoding", PACKED).lower() != PACKED:
+            if response.status == 200:
                 raise self._failed(StreamBroken, "it came packed, unasked")
-            yield response
+            raise await self._refusal(response, question)
         finally:
-            response.close()  # which leaves a connection alone whose answer was read to its end
+            response.close()
 
     async def _posted(self, question: Question, call: Call) -> aiohttp.ClientResponse:
         import aiohttp
@@ -129,43 +138,58 @@ class Client:
             self._pool = _Pool.join()
         seconds = _shorter(self._patience.first, call)
         try:
+            way = self._way(question.url)
             async with asyncio.timeout(seconds):
                 return await self._pool.session.post(
-                    question.url,
+                    way.url,
                     data=_payload(question.body),
                     headers={"Content-Type": "application/json", "Accept-Encoding": PACKED, **question.headers},
                     allow_redirects=False,  # they would take the key elsewhere
-                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._patience.connect),
-                    proxy=_proxy(question.url),
+                    timeout=way.timeout,
+                    proxy=way.proxy,
                 )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
                 raise self._silent(seconds, call) from error
             raise self._failed(ProviderFailed, _reason(error, question.place)) from error
 
-    async def _reads(
-        self, response: aiohttp.ClientResponse, call: Call, most: int | None = None
-    ) -> AsyncGenerator[bytes, None]:
-        """The body as it comes. Ends where the provider ended it, and raises where it did not."""
+    def _way(self, url: str) -> _Way:
+        """Looked up once: of an engine's questions all go to one address, or to few."""
+        import aiohttp
+        import yarl
+
+        way = self._ways.get(url)
+        if way is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._patience.connect)
+            way = self._ways[url] = _Way(yarl.URL(url), _proxy(url), timeout)
+        return way
+
+    async def _whole(self, response: aiohttp.ClientResponse, call: Call) -> bytes:
+        reads, size = [], 0
+        while read := await self._read(response, call):
+            reads.append(read)
+            size += len(read)
+            if size > LARGEST_ANSWER:
+                raise self._failed(StreamBroken, f"it has over {LARGEST_ANSWER:,} bytes")
+        return b"".join(reads)
+
+    async def _read(self, response: aiohttp.ClientResponse, call: Call) -> bytes:
+        """What has come of the body; nothing where the provider ended it. Raises where it breaks off, or stalls."""
         import aiohttp
 
-        size = 0
-        while True:
-            seconds = _shorter(self._patience.stall, call)
-            try:
-                async with asyncio.timeout(seconds):
-                    read = await response.content.readany()
-            except TimeoutError as error:
-                call.remaining()
-                raise self._failed(StreamBroken, f"it fell silent for {seconds:g} s") from error
-            except (aiohttp.ClientError, OSError) as error:
-                raise self._failed(StreamBroken, "it was cut off") from error
-            if not read:
-                return
-            size += len(read)
-            if most is not None and size > most:
-                raise self._failed(StreamBroken, f"it has over {most:,} bytes")
-            yield read
+        seconds = self._patience.stall
+        try:
+            here = response.content.read_nowait()
+            if here or response.content.at_eof():  # without the price of a timeout
+                return here
+            seconds = _shorter(seconds, call)
+            async with asyncio.timeout(seconds):
+                return await response.content.readany()
+        except TimeoutError as error:
+            call.remaining()
+            raise self._failed(StreamBroken, f"it fell silent for {seconds:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failed(StreamBroken, "it was cut off") from error
 
     async def _refusal(self, response: aiohttp.ClientResponse, question: Question) -> SensoriumError:
         body = bytearray()
@@ -176,10 +200,13 @@ class Client:
         told = refusals.Told.of(response.status, response.headers, bytes(body[:LARGEST_REFUSAL]), time.time())
         return refusals.error_of(self._called, told, question.secret)
 
+    def _event(self, data: bytes) -> Any:
+        return DONE if data == END_MARK else self._value(data)
+
     def _value(self, data: bytes) -> Any:
         try:
-            return json.loads(data)
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+            return from_json(data)
+        except ValueError as error:
             raise self._failed(StreamBroken, "it is no JSON") from error
 
     def _silent(self, seconds: float, call: Call) -> ProviderFailed:
@@ -191,6 +218,14 @@ class Client:
     def _failed(self, kind: type[ProviderFailed], why: str) -> ProviderFailed:
         what = "'s answer broke" if kind is StreamBroken else " cannot be asked"
         return kind(f"{self._called}{what}", why=why)
+
+
+class _Way(NamedTuple):
+    """To a URL, as the environment was when it was first asked."""
+
+    url: yarl.URL
+    proxy: str | None
+    timeout: aiohttp.ClientTimeout
 
 
 class _Pool:
@@ -273,6 +308,8 @@ def _pieces() -> type[aiohttp.payload.Payload]:
 
 async def _part(response: aiohttp.ClientResponse) -> None:
     """Read what is left after the end mark: nothing, but for a broken provider."""
+    if response.content.at_eof():
+        return
     with suppress(Exception):
         async with asyncio.timeout(PARTING_SECONDS):
             await response.content.readany()

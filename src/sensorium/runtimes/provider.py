@@ -6,25 +6,25 @@ A card's quirks name the environment variable that holds the key, never the key.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
+from pydantic_core import to_json
 
 from sensorium.engine import Call, Card, Delta, ignore
 from sensorium.errors import InvalidModel, MissingKey, SensoriumError, StreamBroken
 from sensorium.media.identify import picture_kind
 from sensorium.media.pool import in_thread
 from sensorium.runtimes import refusals
-from sensorium.runtimes.http import Client, Patience, Question, is_loopback
-from sensorium.schemas.ask import Answer, Detail, Ending, Message, Picture, Words
+from sensorium.runtimes.http import DONE, Client, Patience, Question, is_loopback
+from sensorium.schemas.ask import Answer, AskRequest, Detail, Ending, Message, Picture, Words
 from sensorium.schemas.base import Frozen, Usage, wrong_fields
 
 LONGEST_TEXT = 4_000_000
@@ -166,7 +166,7 @@ MARK = f"~{secrets.token_hex(16)}~"
 
 def pieces(body: Mapping[str, Any], pictures: Iterable[Shown]) -> tuple[bytes, ...]:
     """The body as JSON in pieces: each MARK in it gives way to a picture's base64, which is not copied for that."""
-    said = json.dumps(body, separators=(",", ":")).encode().split(MARK.encode())
+    said = to_json(body).split(MARK.encode())
     made = [said[0]]
     for picture, following in zip((one for one in pictures if one.url is None), said[1:], strict=True):
         made += [picture.data, following]
@@ -183,10 +183,10 @@ def words_of(message: Message) -> str:
     return "\n".join(part.text for part in message.parts if isinstance(part, Words))
 
 
-def chosen(settings: Mapping[str, Any], names: Mapping[str, str], leave_out: Iterable[str]) -> dict[str, Any]:
+def chosen(request: AskRequest, names: Mapping[str, str], leave_out: Collection[str]) -> dict[str, Any]:
     """Those of a request's settings that were given, by the provider's names, without those that the model does not take."""
-    left = {name: value for name, value in settings.items() if name in names and name not in set(leave_out)}
-    return {names[name]: value for name, value in left.items() if value is not None and value != ()}
+    given = {name: getattr(request, name) for name in names if name not in leave_out}
+    return {names[name]: value for name, value in given.items() if value is not None and value != ()}
 
 
 class Reader(ABC):
@@ -212,6 +212,8 @@ class Reader(ABC):
         """The words of an answer that is no stream."""
 
 
+UNSTAMPED = Answer(text="")
+
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
@@ -224,19 +226,22 @@ async def answer(client: Client, card: Card, question: Question, reader: Reader,
         await _listen(client, card, question, reader, call)
     if reader.ending is None:
         raise StreamBroken(f"{card.name}'s answer broke", why="it ended before the model said that it was done")
-    made = Answer(text="".join(reader.text), ending=reader.ending, answered_by=reader.answered_by[:200])
-    return made.stamped(usage=reader.usage) if reader.usage else made
+    meta = UNSTAMPED.meta if reader.usage is None else UNSTAMPED.meta.altered(usage=reader.usage)
+    text, by = "".join(reader.text), reader.answered_by[:200]
+    return UNSTAMPED.altered(text=text, ending=reader.ending, answered_by=by, meta=meta)
 
 
 async def _listen(client: Client, card: Card, question: Question, reader: Reader, call: Call) -> None:
     """Until the end mark; where the model has said why it stopped, whatever happens to the rest."""
     try:
-        async with asyncio.timeout(None) as patience, aclosing(client.listen(question, call)) as events:
-            async for event in events:
-                if event is None:  # the end mark
-                    reader.ending = reader.ending or "stop"
-                    return
-                await _say(_understood(card, question, reader, event, reader.take), card, reader, call)
+        async with asyncio.timeout(None) as patience, aclosing(client.listen(question, call)) as reads:
+            async for events in reads:
+                for event in events:
+                    if event is DONE:
+                        reader.ending = reader.ending or "stop"
+                        return
+                    if words := _understood(card, question, reader, event, reader.take):
+                        await _say(words, card, reader, call)
                 if reader.ending is not None and patience.when() is None:
                     patience.reschedule(asyncio.get_running_loop().time() + LAST_WORDS_SECONDS)
     except TimeoutError:
@@ -248,8 +253,6 @@ async def _listen(client: Client, card: Card, question: Question, reader: Reader
 
 
 async def _say(words: str, card: Card, reader: Reader, call: Call) -> None:
-    if not words:
-        return
     reader.text.append(words)
     reader.length += len(words)
     if reader.length > LONGEST_TEXT:

@@ -116,6 +116,13 @@ class AskRequest(Request):
         fields = {name: value for name, value in super().essence().items() if name not in TOLD}
         return {**fields, "conversation": tuple(map(_trimmed, self.conversation()))}
 
+    def sources(self) -> Iterator[Source]:
+        if self.image is not None:
+            yield self.image
+        yield from self.images
+        for message in self.messages:
+            yield from (part.image for part in message.parts if isinstance(part, Picture))
+
     def pictures(self) -> tuple[Picture, ...]:
         """Every picture with how closely it is looked at, in the order of `sources`."""
         shown = (*((self.image,) if self.image else ()), *self.images)
@@ -135,6 +142,8 @@ class AskRequest(Request):
 
     def conversation(self) -> tuple[Message, ...]:
         """All that the model is told, in order: the one form that engines read."""
+        if self.system is None and not self.prompt:
+            return self.messages
         said = list(self.messages)
         if self.system is not None:
             said.insert(0, Message(role="system", parts=(Words(text=self.system),)))

@@ -29,6 +29,8 @@ Receive = Callable[[], Any]
 
 _UPLOADED = TELEMETRY.upload_bytes[()]
 
+JSON = "application/json"
+
 FILE_IN_MEMORY = 2**20
 """Larger files go to the spool."""
 FILES_IN_MEMORY = 8 * 2**20
@@ -222,8 +224,9 @@ def _too_large(most: int, size: int | None = None) -> InputTooLarge:
 def _sink(headers: Mapping[str, str], limits: BodyLimits, uploads: Uploads) -> _Sink:
     if headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedMedia("The body is compressed", why="only plain bodies are read", fix="Send it as it is")
-    kind, options = parse_options_header(headers.get("content-type", ""))
-    if kind == "application/json":
+    told = headers.get("content-type", "")
+    kind, options = (told, {}) if told == JSON else parse_options_header(told)
+    if kind == JSON:
         if _declared_length(headers) > limits.text_bytes:
             raise _text_too_long(limits.text_bytes, _declared_length(headers))
         return _Json(limits.text_bytes)

@@ -50,7 +50,7 @@ class Talk:
     def __init__(self, encoder: Encoder, send: Send, *, interval: float, patience: float) -> None:
         self._encoder, self._send, self._interval, self._patience = encoder, send, interval, patience
         self._loop = asyncio.get_running_loop()
-        self._writing = asyncio.Lock()
+        self._writing = False
         self._sent = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._beats: asyncio.Task[None] | None = None  # held, so that it is not collected
@@ -86,27 +86,33 @@ class Talk:
         await self._write(self._encoder.error(error), more=False)
 
     async def _write(self, data: bytes, *, more: bool = True) -> None:
-        async with self._writing:
-            self._over = not more
-            await self._put(data, more)
+        if self._beats is not None:
+            await asyncio.wait([self._beats])
+        self._over = not more
+        await self._put(data, more)
 
     async def _beat(self) -> None:
-        async with self._writing:
-            if not self._over:
+        try:
+            if not (self._over or self._writing):
                 await self._put(self._encoder.beat(), True)
+        finally:
+            self._beats = None
 
     async def _put(self, data: bytes, more: bool) -> None:
-        self._sent = self._loop.time()
-        if not self.started:
-            self.started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": list(HEAD)})
-            data = self._encoder.start() + data
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        self._sent, self._writing = self._loop.time(), True
+        try:
+            if not self.started:
+                self.started = True
+                await self._send({"type": "http.response.start", "status": 200, "headers": list(HEAD)})
+                data = self._encoder.start() + data
+            await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        finally:
+            self._writing = False
 
     def _tick(self) -> None:
         """Once in an interval without a write: a sign of life, or the end of a client that does not read."""
         silent = self._loop.time() - self._sent
-        if self._writing.locked():
+        if self._writing:
             due = min(self._patience - silent, self._interval)
             if due <= 0:
                 self._drop()

@@ -113,12 +113,14 @@ def domain_of(card: Card) -> str:
 class Window:
     """How much of something was used in the last span of time. `used` is by slot, in the order of time."""
 
-    __slots__ = ("_slots", "_total", "_width", "used")
+    __slots__ = ("_here", "_looked", "_slots", "_total", "_width", "used")
 
     def __init__(self, span: Span, used: Mapping[str, int] | None = None) -> None:
         self._width, self._slots = span
         self.used = {int(slot): amount for slot, amount in used.items()} if used else {}
         self._total = sum(self.used.values())
+        self._looked = self._here = -1
+        """The slot in which was last looked for what does not count any more, and what was found to be now."""
 
     def wait(self, now: float, limit: int | None, amount: int) -> float:
         """Seconds until there is room for the amount; 0: now. What is more than the limit waits for an empty window."""
@@ -148,6 +150,13 @@ class Window:
     def _forget(self, now: float) -> int:
         """Drop what does not count any more; the slot of now."""
         here = int(now / self._width)
+        if here == self._looked:
+            return self._here
+        self._looked = here
+        self._here = self._dropped(here)
+        return self._here
+
+    def _dropped(self, here: int) -> int:
         if not self.used:
             return here
         last = next(reversed(self.used))
@@ -251,11 +260,17 @@ class MemoryLedger:
         self._accounts: dict[str, Account] = {}
 
     async def take(self, domain: str, limits: Limits, tokens: int, hold: float) -> Lease | float:
+        return self.take_now(domain, limits, tokens, hold)
+
+    def take_now(self, domain: str, limits: Limits, tokens: int, hold: float) -> Lease | float:
         now = self._clock()
         lease = Lease(domain, tokens, now, self)
         return self._of(domain).take(now, limits, lease.id, tokens, hold) or lease
 
     async def settle(self, lease: Lease, used: int | None) -> None:
+        self.settle_now(lease, used)
+
+    def settle_now(self, lease: Lease, used: int | None) -> None:
         self._of(lease.domain).settle(self._clock(), lease, used)
 
     async def close_for(self, domain: str, seconds: float) -> None:
@@ -410,7 +425,7 @@ class Limiter:
     async def _take(self, domain: str, limits: Limits, tokens: int, hold: float) -> Lease | float:
         """Whoever leaves while the ledger is being written gives back what was taken."""
         if isinstance(self._ledger, MemoryLedger):  # never waits, so nobody can leave meanwhile
-            return await self._ledger.take(domain, limits, tokens, hold)
+            return self._ledger.take_now(domain, limits, tokens, hold)
         taking = asyncio.ensure_future(self._ledger.take(domain, limits, tokens, hold))
         try:
             return await asyncio.shield(taking)
@@ -423,6 +438,10 @@ class Limiter:
             self.release(taken)
 
     def _give_back(self, lease: Lease, used: int | None) -> None:
+        if isinstance(lease.ledger, MemoryLedger):
+            lease.ledger.settle_now(lease, used)
+            self._line(lease.domain).stirred.set()
+            return
         settling = asyncio.ensure_future(self._settle(lease, used))
         self._settling.add(settling)
         settling.add_done_callback(self._settling.discard)

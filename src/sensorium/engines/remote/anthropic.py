@@ -125,7 +125,7 @@ class Engine:
         }
         if system is not None:
             body["system"] = system
-        body |= provider.chosen(dict(request), SETTINGS, quirks.leave_out)
+        body |= provider.chosen(request, SETTINGS, quirks.leave_out)
         if "temperature" in body:
             body["temperature"] = min(body["temperature"], 1.0)  # their scale ends there
         if request.json_schema is not None and quirks.json_schema:

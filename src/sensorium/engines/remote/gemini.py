@@ -127,7 +127,7 @@ class Engine:
         self, request: AskRequest, conversation: tuple[Message, ...], pictures: Iterator[provider.Shown]
     ) -> dict[str, Any]:
         quirks, system = self._quirks, provider.system_of(conversation)
-        config = provider.chosen(dict(request), SETTINGS, quirks.leave_out)
+        config = provider.chosen(request, SETTINGS, quirks.leave_out)
         if request.json_schema is not None and quirks.json_schema:
             config |= {"responseMimeType": "application/json", "responseJsonSchema": dict(request.json_schema)}
         contents = [

@@ -151,7 +151,7 @@ class Engine:
         quirks = self._quirks
         body: dict[str, Any] = {"model": quirks.model or self._card.name, "messages": messages}
         body[quirks.max_tokens_field] = request.max_tokens
-        body |= provider.chosen(dict(request), SETTINGS, quirks.leave_out)
+        body |= provider.chosen(request, SETTINGS, quirks.leave_out)
         if request.json_schema is not None and quirks.json_schema:
             schema = dict(request.json_schema)
             strict = quirks.strict_schemas and is_strict(schema)
