@@ -47,7 +47,7 @@ class Patience:
 
     connect: float = 10.0
     first: float = 60.0
-    """Until the answer begins."""
+    """Until the first piece of the answer; its head is none."""
     stall: float = 30.0
     """Between two pieces of it."""
 
@@ -81,8 +81,9 @@ class Client:
 
         Raises what `refusals` makes of an answer that is none, ProviderFailed, StreamBroken, or DeadlineExceeded.
         """
+        start = time.monotonic()
         async with self._answer(question, call) as response:
-            body = b"".join([read async for read in self._reads(response, call, LARGEST_ANSWER)])
+            body = b"".join([read async for read in self._reads(response, call, start, LARGEST_ANSWER)])
         return self._value(body)
 
     async def listen(self, question: Question, call: Call) -> AsyncGenerator[Any, None]:
@@ -90,8 +91,8 @@ class Client:
 
         None stands for `[DONE]`. Raises as `ask`, StreamBroken for a stream that is cut, stalls or is malformed.
         """
-        events = Events()
-        async with self._answer(question, call) as response, aclosing(self._reads(response, call)) as reads:
+        events, start = Events(), time.monotonic()
+        async with self._answer(question, call) as response, aclosing(self._reads(response, call, start)) as reads:
             async for read in reads:
                 for data in events.feed(read):
                     if data == b"[DONE]":
@@ -144,20 +145,23 @@ class Client:
             raise self._failed(ProviderFailed, _reason(error, question.place)) from error
 
     async def _reads(
-        self, response: aiohttp.ClientResponse, call: Call, most: int | None = None
+        self, response: aiohttp.ClientResponse, call: Call, start: float, most: int | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """The body as it comes. Ends where the provider ended it, and raises where it did not."""
+        """The body as it comes. Ends where the provider ended it, and raises where it did not. It was asked for at `start`."""
         import aiohttp
 
         size = 0
         while True:
-            seconds = _shorter(self._patience.stall, call)
+            allowed = self._patience.stall if size else start + self._patience.first - time.monotonic()
+            seconds = _shorter(allowed, call)
             try:
                 async with asyncio.timeout(seconds):
                     read = await response.content.readany()
             except TimeoutError as error:
+                if not size:
+                    raise self._silent(time.monotonic() - start, call) from error
                 call.remaining()
-                raise self._failed(StreamBroken, f"it fell silent for {seconds:g} s") from error
+                raise self._failed(StreamBroken, f"it fell silent for {seconds:.3g} s") from error
             except (aiohttp.ClientError, OSError) as error:
                 raise self._failed(StreamBroken, "it was cut off") from error
             if not read:
@@ -184,7 +188,7 @@ class Client:
 
     def _silent(self, seconds: float, call: Call) -> ProviderFailed:
         call.remaining()
-        error = ProviderFailed(f"{self._called} did not answer", why=f"nothing came within {seconds:g} s")
+        error = ProviderFailed(f"{self._called} did not answer", why=f"nothing came within {seconds:.3g} s")
         # To wait as long once more helps nobody: another model might.
         return refusals.final(error)
 
@@ -279,7 +283,7 @@ async def _part(response: aiohttp.ClientResponse) -> None:
 
 
 def _shorter(seconds: float, call: Call) -> float:
-    left = call.remaining()
+    left = call.patience()
     return seconds if left is None else min(seconds, left)
 
 
