@@ -187,6 +187,23 @@ async def test_the_next_model_answers_when_one_fails_and_the_answer_says_so(open
     assert isinstance(named[0], EngineFailed)
 
 
+async def test_a_model_that_is_named_falls_back_on_those_that_the_settings_name_for_it(
+    opened: Open, tmp_path: Path
+) -> None:
+    fakes = {"broken": 'fail = "engine_failed"', "spare": ""}
+    fallbacks = {"broken": ["perception", "spare"], "broken@2": ["lost"]}
+    async with opened(fakes, fallbacks=fallbacks) as sensorium:
+        results = [await sensorium.run(classify(model=name)) for name in ("broken", "broken@1", "BROKEN")]
+        assert isinstance((await sensorium.run_all([classify(model="spare")]))[0], Result)
+    assert [result.meta.engine for result in results] == ["spare@1"] * 3, "perception does other tasks"
+
+
+async def test_a_fallback_that_there_is_not_is_told(opened: Open) -> None:
+    async with opened({"broken": ""}, fallbacks={"broken": ["spaer"]}) as sensorium:
+        with pytest.raises(UnknownModel, match="spaer"):
+            await sensorium.run(classify(model="broken"))
+
+
 async def test_the_second_best_answer_is_not_remembered_as_the_best(opened: Open) -> None:
     fakes = {"shaky": 'fail = "engine_failed"\nfail_times = 1', "spare": ""}
     async with opened(fakes, models={"classify": ["shaky", "spare"]}) as sensorium:

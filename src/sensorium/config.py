@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     models: dict[str, list[str]] = {}
     """For each task, the models to ask, best first; the next is asked when one fails. Absent: the task's own default. A
     name with a version, such as `flowers@2`, also pins that version wherever the name stands alone; else the highest is meant."""
+    fallbacks: dict[str, list[str]] = {}
+    """For a model that a request names, those to ask when it fails, in order, such as `{"gpt-4o" = ["gemini/gemini-2.5-flash"]}`.
+    Of them, those are asked that do the task. Absent: a model that is named is asked alone."""
     preload: list[str] = []
     """Models that the server loads and tries before it says that it is ready; all others load at their first request."""
     unload_after_seconds: float = Field(default=0.0, ge=0)
@@ -166,6 +169,9 @@ class Settings(BaseSettings):
     privacy: Literal["any", "local"] = "any"
     """Which models may answer. `local`: none for which pictures or words would leave this machine, also where they are named to fall back on."""
 
+    streaming: Literal["live", "whole"] = "live"
+    """How the server tells streamed answers. `live`: as they come; one that breaks in the middle ends with an error. `whole`: once they are
+    known to be whole, with signs of life until then, so that a model that breaks in the middle is asked again, or the next one."""
     heartbeat_seconds: float = Field(default=15.0, ge=0.01)
     """After how long without anything to tell a streamed answer gives a sign of life, so that nobody on the way takes it for dead."""
 

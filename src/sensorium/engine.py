@@ -116,17 +116,21 @@ class Call:
     heard: bool = False
     """Whether the caller has been told part of the answer: after that, no retry and no fallback."""
     said: int = 0
-    """How many characters of words were told."""
+    """How many characters of words the model said, whether anybody listened or not."""
+    begin_by: float | None = None
+    """When another model is asked instead, as `deadline`, if nothing was told until then; None: no other is."""
 
     async def emit(self, event: Event) -> None:
         """Tell the caller part of the answer, or progress; waits while the caller is slow.
 
         Raises ReaderStalled when the caller has stopped listening.
         """
-        if not isinstance(event, Progress):
-            self.heard = True
         if isinstance(event, Delta):
             self.said += len(event.text)
+        if self.listener is ignore:
+            return
+        if not isinstance(event, Progress):
+            self.heard = True
         await self.listener(event)
 
     async def run(self, request: Request) -> Any:
@@ -144,6 +148,16 @@ class Call:
         if left <= 0:
             raise DeadlineExceeded("The answer was not ready in time", fix="Allow more time with `timeout`")
         return left
+
+    def patience(self) -> float | None:
+        """Seconds that a model has from here on: to the deadline, or to `begin_by` while nothing was told; None: no end.
+
+        Raises as `remaining`. When `begin_by` has passed, none are left.
+        """
+        left = self.remaining()
+        if left is None or self.begin_by is None or self.heard:
+            return left
+        return min(left, max(0.0, self.begin_by - time.monotonic()))
 
 
 class Weights(Frozen):

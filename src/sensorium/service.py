@@ -165,12 +165,24 @@ class Sensorium:
             return _Composed(partial(task.run, card=self._spoken_of(model, task.about)))
         if task.asks is not None:
             model = None  # whoever it is passed on to looks at it
-        cards = [self._card(task, name) for name in ([model] if model else self._preferred(task))]
+        cards = self._named(task, model) if model else [self._card(task, name) for name in self._preferred(task)]
         built = self._build(task, cards)
         # Kept for exact names only: of aliases and ways to write them there is no end.
         if model is None or model in (cards[0].name, cards[0].id):
             self._stacks[task.name, model] = built
         return built
+
+    def _named(self, task: Task, model: str) -> list[Card]:
+        """The model that a request names, and those that the settings have it fall back on."""
+        first = self._card(task, model)
+        fallbacks = self.settings.fallbacks
+        names = fallbacks.get(first.id) or fallbacks.get(first.name) or ()
+        return [first, *(self.registry.card(name, task.name) for name in names if not self._is_of_others(name, task))]
+
+    def _is_of_others(self, name: str, task: Task) -> bool:
+        """Whether a model does other tasks only; one that there is not is none."""
+        catalogue = self.registry.catalogue
+        return catalogue.of(name) is not None and catalogue.of(name, task.name) is None
 
     def _card(self, task: Task, name: str) -> Card:
         try:

@@ -146,18 +146,20 @@ async def test_a_waiter_who_stalls_is_dropped_alone() -> None:
 
 
 async def test_shared_work_goes_by_the_latest_deadline_of_those_who_wait() -> None:
-    seen: list[float | None] = []
+    seen: list[tuple[float | None, float | None]] = []
 
     class Looking:
         async def run(self, request: Request, call: Call) -> Answer:
             await asyncio.sleep(0)
-            seen.append(call.deadline)
+            seen.append((call.deadline, call.begin_by))
             return Answer(text="")
 
     cache, now = cached(Looking()), time.monotonic()
-    calls = [Call(deadline=now + seconds) for seconds in (50, 90, 70)]
+    calls = [Call(deadline=now + seconds, begin_by=now + seconds / 2) for seconds in (50, 90, 70)]
     await asyncio.gather(*(cache.run(Ask(text="a"), call) for call in calls))
-    assert seen == [now + 90]
+    calls[0].begin_by = None
+    await asyncio.gather(*(cache.run(Ask(text="b"), call) for call in calls))
+    assert seen == [(now + 90, now + 45), (now + 90, None)]
 
 
 async def test_progress_is_passed_on_but_not_remembered() -> None:

@@ -146,6 +146,17 @@ def test_a_wait_that_passes_the_deadline_is_given_up_at_once() -> None:
     assert len(provider.asked) == 1
 
 
+def test_a_wait_beyond_the_models_share_of_the_time_is_given_up_at_once() -> None:
+    async def main(clock: Callable[[], float]) -> int:
+        provider = Provider(limited(10))
+        retry = Retry(provider, CARD, Breakers(clock), Telemetry(), spread=widest)
+        with pytest.raises(ProviderLimited):
+            await retry.run(ASK, Call(deadline=clock() + 60, begin_by=clock() + 9))
+        return len(provider.asked)
+
+    assert in_virtual_time(main) == 1
+
+
 def test_one_deadline_stands_over_all_attempts() -> None:
     async def hang(call: Call) -> None:
         await asyncio.sleep(50)

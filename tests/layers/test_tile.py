@@ -92,6 +92,7 @@ async def test_a_number_that_one_part_does_not_tell_is_not_made_up() -> None:
 async def test_only_the_last_answer_is_told_as_it_comes() -> None:
     call, heard = listening()
     await Tiled(Model(lambda request: Answer(text=request.prompt[:19]))).run(question(), call)
+    assert call.said == 19
     assert [event for event in heard if isinstance(event, Delta)] == [Delta("This is a picture o")]
     assert [event.done for event in heard if isinstance(event, Progress)] == [1, 2, 3, 4, 5, 6]
     assert call.heard

@@ -93,7 +93,7 @@ def test_each_trial_that_fails_doubles_the_cool_down_up_to_a_bound(breaker: Brea
         cool_downs.append(told.value.retry_after_seconds)
         clock.now += told.value.retry_after_seconds
         called(breaker, True)
-    assert cool_downs == [5, 10, 20, 40, 80, *[LONGEST_COOL_DOWN] * 3]
+    assert cool_downs == [5, 10, *[LONGEST_COOL_DOWN] * 6]
 
 
 def test_calls_that_began_before_it_opened_change_nothing(breaker: Breaker, clock: Clock) -> None:

@@ -26,6 +26,8 @@ FAULTS = {
     "refused": "400, a field is wrong",
     "denied": "401",
     "unknown": "404, no such model",
+    "status-once": "the status N for the first request, then answers",
+    "no-prefill": "400 where the assistant has the last word in the question, else answers",
     "flapping": "503 for the first N requests, then answers",
     "reset-once": "the first N connections are reset, then answers",
     "limited-once": "429 with Retry-After: N for the first request, then answers",

@@ -237,6 +237,10 @@ class Upstream:
                 return self._status(seen, 503)
             case "status":
                 return self._status(seen, fault.count)
+            case "status-once" if seen.number == 0:
+                return self._status(seen, fault.count)
+            case "no-prefill" if seen.turns[-1][0] != "user":
+                return self._refusal(seen, "refused")
             case "page":
                 return web.Response(status=502, text="<html><h1>Bad Gateway</h1></html>", content_type="text/html")
             case "limited-once" if seen.number == 0:

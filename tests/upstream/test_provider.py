@@ -91,6 +91,25 @@ async def test_it_refuses_as_told(
         assert response.status == status
 
 
+async def test_it_fails_once_with_any_status(provider: Upstream, session: aiohttp.ClientSession) -> None:
+    url, body = question(provider, "openai", "status-once-500")
+    statuses = []
+    for _ in range(2):
+        async with session.post(url, json=body) as response:
+            statuses.append(response.status)
+    assert statuses == [500, 200]
+
+
+async def test_it_refuses_questions_that_begin_the_answer(provider: Upstream, session: aiohttp.ClientSession) -> None:
+    url, body = question(provider, "openai", "no-prefill")
+    begun = {**body, "messages": [*body["messages"], {"role": "assistant", "content": "It is"}]}
+    statuses = []
+    for sent in (body, begun):
+        async with session.post(url, json=sent) as response:
+            statuses.append(response.status)
+    assert statuses == [200, 400]
+
+
 async def test_it_recovers_after_as_many_failures_as_told(provider: Upstream, session: aiohttp.ClientSession) -> None:
     url, body = question(provider, "openai", "flapping-2")
     statuses = []

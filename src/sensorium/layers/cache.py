@@ -104,15 +104,16 @@ class Flight:
         )
         self.said: list[Delta | Item] = []
         self._progress: Progress | None = None
-        self._deadlines: list[float | None] = []
+        self._moments: list[tuple[float | None, float | None]] = []
         self._news = asyncio.Event()
         self._over = False
         self.left_alone = False
 
     async def join(self, call: Call) -> Result:
         """Wait for the answer, hearing all of it."""
-        self._deadlines.append(call.deadline)
-        self._set_deadline()
+        moments = call.deadline, call.begin_by
+        self._moments.append(moments)
+        self._set_moments()
         try:
             if call.listener is ignore:
                 return await asyncio.shield(self.task)
@@ -122,9 +123,9 @@ class Flight:
                 await _retell([], result, call)
             return result
         finally:
-            self._deadlines.remove(call.deadline)
-            self._set_deadline()
-            if not self._deadlines:
+            self._moments.remove(moments)
+            self._set_moments()
+            if not self._moments:
                 self.left_alone = True
                 self.task.cancel()
 
@@ -159,10 +160,15 @@ class Flight:
         self._news.set()
         self._news = asyncio.Event()
 
-    def _set_deadline(self) -> None:
-        """The latest of those who wait; none when one of them would wait forever."""
-        known = [moment for moment in self._deadlines if moment is not None]
-        self.call.deadline = max(known) if known and len(known) == len(self._deadlines) else None
+    def _set_moments(self) -> None:
+        self.call.deadline = _latest([deadline for deadline, _ in self._moments])
+        self.call.begin_by = _latest([begin_by for _, begin_by in self._moments])
+
+
+def _latest(moments: list[float | None]) -> float | None:
+    """The latest of those who wait; none when one of them would wait forever."""
+    known = [moment for moment in moments if moment is not None]
+    return max(known) if known and len(known) == len(moments) else None
 
 
 async def _retell(said: list[Delta | Item], result: Result, call: Call) -> None:

@@ -64,8 +64,8 @@ class Quota:
         return result
 
     async def _reserve(self, tokens: int, call: Call) -> Lease:
-        start, left = time.monotonic(), call.remaining()
-        hold = HOLD_SECONDS if left is None else left + GRACE_SECONDS
+        start, left, end = time.monotonic(), call.patience(), call.remaining()
+        hold = HOLD_SECONDS if end is None else end + GRACE_SECONDS
         patience = None if left is None else left - min(MARGIN_SECONDS, MARGIN * left)
         try:
             return await self._limiter.reserve(self._domain, self._limits, tokens, patience=patience, hold=hold)

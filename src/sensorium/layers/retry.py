@@ -35,7 +35,7 @@ FIRST_SECONDS, LONGEST_SECONDS = 0.5, 20.0
 
 
 class Retry:
-    """At most so many attempts, all before the call's deadline, and none after the caller has heard a word.
+    """At most so many attempts, all while the call has patience, and none after the caller has heard a word.
 
     A provider that says how long to wait is never asked sooner; where that would be too late, the failure is told at once.
     """
@@ -77,8 +77,7 @@ class Retry:
             raise
         except asyncio.CancelledError:
             # A provider that keeps silent until nobody waits any more has failed; a caller who leaves says nothing of it.
-            late = call.deadline is not None and time.monotonic() >= call.deadline
-            failed, code = (True, DeadlineExceeded.code) if late else (None, "cancelled")
+            failed, code = (True, DeadlineExceeded.code) if _is_late(call) else (None, "cancelled")
             raise
         finally:
             self._breaker.leave(entered, failed)
@@ -93,7 +92,8 @@ class Retry:
         # Doubled in time for the pause not to grow beyond what a float holds.
         most = min(FIRST_SECONDS * 2 ** min(len(failures) - 1, 16), LONGEST_SECONDS)
         pause = max(self._spread(0.0, most), getattr(last, "retry_after_seconds", None) or 0.0)
-        return pause if call.deadline is None or time.monotonic() + pause < call.deadline else None
+        left = call.patience()
+        return pause if left is None or pause < left else None
 
 
 def _blame(error: SensoriumError) -> bool | None:
@@ -101,6 +101,12 @@ def _blame(error: SensoriumError) -> bool | None:
     if isinstance(error, ProviderFailed):
         return True
     return False if isinstance(error, ANSWERED) else None
+
+
+def _is_late(call: Call) -> bool:
+    """Whether the model has had its time."""
+    moment = call.deadline if call.begin_by is None or call.heard else call.begin_by
+    return moment is not None and time.monotonic() >= moment
 
 
 def _all_said(card: Card, failures: Sequence[SensoriumError]) -> SensoriumError:

@@ -51,11 +51,8 @@ class Tiled:
             last = answers[-1].altered(text=json.dumps(data, ensure_ascii=False), data=data)
             await call.emit(Delta(last.text))
         else:
-            asked = replace(share, listener=call.listener)
-            try:
-                last = _answer(await self._inner.run(_summing_up(whole, parts, answers), asked))
-            finally:
-                call.heard = call.heard or asked.heard
+            asked = replace(share, listener=ignore if call.listener is ignore else call.emit)
+            last = _answer(await self._inner.run(_summing_up(whole, parts, answers), asked))
             answers = [*answers, last]
         return _accounted(last, answers)
 

@@ -52,7 +52,7 @@ class Patience:
 
     connect: float = 10.0
     first: float = 60.0
-    """Until the answer begins."""
+    """Until the first piece of the answer; its head is none."""
     stall: float = 30.0
     """Between two pieces of it."""
 
@@ -87,9 +87,10 @@ class Client:
 
         Raises what `refusals` makes of an answer that is none, ProviderFailed, StreamBroken, or DeadlineExceeded.
         """
+        start = time.monotonic()
         response = await self._answered(question, call)
         try:
-            return self._value(await self._whole(response, call))
+            return self._value(await self._whole(response, call, start))
         finally:
             response.close()  # which leaves a connection alone whose answer was read to its end
 
@@ -99,10 +100,10 @@ class Client:
         `DONE` stands for the end mark. Raises as `ask`, StreamBroken for a stream that is cut or stalls; to go through
         values raises it for one that is malformed.
         """
-        events = Events()
+        events, start = Events(), time.monotonic()
         response = await self._answered(question, call)
         try:
-            while read := await self._read(response, call):
+            while read := await self._read(response, call, start):
                 found = events.feed(read)
                 if found and found[-1] == END_MARK:
                     await _part(response)
@@ -164,30 +165,37 @@ class Client:
             way = self._ways[url] = _Way(yarl.URL(url), _proxy(url), timeout)
         return way
 
-    async def _whole(self, response: aiohttp.ClientResponse, call: Call) -> bytes:
+    async def _whole(self, response: aiohttp.ClientResponse, call: Call, start: float) -> bytes:
         reads, size = [], 0
-        while read := await self._read(response, call):
+        while read := await self._read(response, call, start):
             reads.append(read)
             size += len(read)
             if size > LARGEST_ANSWER:
                 raise self._failed(StreamBroken, f"it has over {LARGEST_ANSWER:,} bytes")
         return b"".join(reads)
 
-    async def _read(self, response: aiohttp.ClientResponse, call: Call) -> bytes:
-        """What has come of the body; nothing where the provider ended it. Raises where it breaks off, or stalls."""
+    async def _read(self, response: aiohttp.ClientResponse, call: Call, start: float) -> bytes:
+        """What has come of the body; nothing where the provider ended it. Raises where it breaks off, or stalls.
+
+        It was asked for at `start`.
+        """
         import aiohttp
 
-        seconds = self._patience.stall
+        content = response.content
         try:
-            here = response.content.read_nowait()
-            if here or response.content.at_eof():  # without the price of a timeout
+            here = content.read_nowait()
+            if here or content.at_eof():  # without the price of a timeout
                 return here
-            seconds = _shorter(seconds, call)
+            begun = content.total_bytes > 0
+            allowed = self._patience.stall if begun else start + self._patience.first - time.monotonic()
+            seconds = _shorter(allowed, call)
             async with asyncio.timeout(seconds):
-                return await response.content.readany()
+                return await content.readany()
         except TimeoutError as error:
+            if not begun:
+                raise self._silent(time.monotonic() - start, call) from error
             call.remaining()
-            raise self._failed(StreamBroken, f"it fell silent for {seconds:g} s") from error
+            raise self._failed(StreamBroken, f"it fell silent for {seconds:.3g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise self._failed(StreamBroken, "it was cut off") from error
 
@@ -211,7 +219,7 @@ class Client:
 
     def _silent(self, seconds: float, call: Call) -> ProviderFailed:
         call.remaining()
-        error = ProviderFailed(f"{self._called} did not answer", why=f"nothing came within {seconds:g} s")
+        error = ProviderFailed(f"{self._called} did not answer", why=f"nothing came within {seconds:.3g} s")
         # To wait as long once more helps nobody: another model might.
         return refusals.final(error)
 
@@ -316,7 +324,7 @@ async def _part(response: aiohttp.ClientResponse) -> None:
 
 
 def _shorter(seconds: float, call: Call) -> float:
-    left = call.remaining()
+    left = call.patience()
     return seconds if left is None else min(seconds, left)
 
 

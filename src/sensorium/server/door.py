@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from sensorium.config import Settings
-from sensorium.engine import LOCAL, Caller, Listener, Options, ignore
+from sensorium.engine import LOCAL, Caller, Delta, Listener, Options, ignore
 from sensorium.errors import EngineFailed, InvalidRequest, SensoriumError, ServiceClosed
 from sensorium.media import limits
 from sensorium.schemas.base import Request
@@ -198,9 +198,12 @@ class Door:
         if talk is None:
             return self._facade.render(await outcomes_of(plan, service, trace, caller), plan.context)
         with talk:
-            outcomes = await outcomes_of(plan, service, trace, caller, talk.hear)
+            live = self._house.settings.streaming == "live"
+            outcomes = await outcomes_of(plan, service, trace, caller, talk.hear if live else ignore)
             (outcome,) = outcomes
             if not isinstance(outcome, SensoriumError):
+                if not live and outcome.words:
+                    await talk.hear(Delta(outcome.words))
                 await talk.end(outcome)
             elif talk.started:
                 await talk.fail(outcome)

@@ -16,8 +16,9 @@ RECENT_SECONDS, RECENT_CALLS = 30.0, 100
 """Which calls are looked at: those of so long, and of them the last."""
 LEAST_CALLS, MOST_FAILED = 10, 0.5
 """It opens when, of at least so many, at least this share has failed."""
-FIRST_COOL_DOWN, LONGEST_COOL_DOWN = 5.0, 120.0
-"""How long it stays open, in seconds; twice as long each time that a call afterwards fails too."""
+FIRST_COOL_DOWN, LONGEST_COOL_DOWN = 5.0, 20.0
+"""How long it stays open, in seconds; twice as long each time that a call afterwards fails too. A provider that works
+again is used again within the longest."""
 
 
 class Breaker:

@@ -336,11 +336,12 @@ async def test_an_answer_beyond_all_bounds_is_broken_off(service: Make, kind: st
 
 
 @each_kind
+@pytest.mark.parametrize("model", ["hang", "slow-first-50"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_no_answer_at_all_is_waited_for_no_longer_than_the_card_says(
-    service: Make, provider: Upstream, kind: str, stream: bool
+    service: Make, provider: Upstream, kind: str, model: str, stream: bool
 ) -> None:
-    card = hasty(kind, "hang", first_seconds=0.2)
+    card = hasty(kind, model, first_seconds=0.2)
     raised, _ = await failure(await service(card), AskRequest(model="hasty", prompt="?"), stream=stream)
     assert type(raised) is ProviderFailed
     assert not raised.retryable  # to wait as long once more helps nobody

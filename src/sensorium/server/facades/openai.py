@@ -112,7 +112,7 @@ def render(outcomes: Sequence[Outcome], context: Context) -> Reply:
         "id": context.id,
         "object": "chat.completion",
         "created": context.created,
-        "model": answer.answered_by or context.model or answer.meta.engine,
+        "model": _model(answer, context),
         "choices": [choice],
         "usage": usage_of(answer.meta.usage),
     }
@@ -183,6 +183,7 @@ class Chunks:
 
     def end(self, result: Result) -> bytes:
         answer = cast("Answer", result)
+        self._name_who_answered(answer)
         # Of a model that does not stream, or an answer that was remembered whole.
         words = b"" if self._said else self.event(Delta(_content(answer)))
         ending = b'{},"logprobs":null,"finish_reason":%b%b' % (to_json(answer.ending), self._open)
@@ -190,6 +191,13 @@ class Chunks:
 
     def error(self, error: SensoriumError) -> bytes:
         return b"data: %b\n\n" % to_json({"error": described(error, self._context.trace)})
+
+    def _name_who_answered(self, answer: Answer) -> None:
+        """In the chunks that are left, where it was not the model that was asked for: before, nobody knew."""
+        if answer.meta.skipped or not self._context.model:
+            named = b'"model":%b'
+            before, after = to_json(self._context.model), to_json(_model(answer, self._context))
+            self._head = self._head.replace(named % before, named % after, 1)
 
     def _usage(self, answer: Answer) -> bytes:
         told = usage_of(answer.meta.usage)
@@ -297,6 +305,12 @@ def _flag(fields: Mapping[str, Any], name: str) -> bool:
     if value not in (None, True, False):
         raise InvalidRequest(f"`{name}` is neither true nor false")
     return bool(value)
+
+
+def _model(answer: Answer, context: Context) -> str:
+    """Who answered, as far as it is known."""
+    asked_for = "" if answer.meta.skipped else context.model
+    return answer.answered_by or asked_for or answer.meta.engine
 
 
 def _content(answer: Answer) -> str:
