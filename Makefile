@@ -6,16 +6,18 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 GATEWAY_PEERS := .venv-gateway-peers
 SDKS := .venv-sdks
+TORCH := .venv-torch
 
 # Compiled files are kept, as they are for users: many tests and benches start Python again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-gateway bench-overload soak docs test-slow test-sdks fuzz check-arm64 clean
+.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-gateway bench-overload soak docs test-slow test-sdks test-torch fuzz check-arm64 clean
 
 help:
 	@echo "make demo   run the main job on real photographs, from nothing"
 	@echo "make test   all tests, in a fresh environment"
 	@echo "make test-sdks   other people's clients against our server"
+	@echo "make test-torch   vision-language models on PyTorch"
 	@echo "make check  format, lint, types, import rules and the fast tests"
 	@echo "make bench-gateway   what our server costs between clients and a provider"
 	@echo "make bench-serving, bench-overload, soak   the server at its limit, beyond it, and for a long time"
@@ -40,6 +42,16 @@ $(SDKS)/installed: pyproject.toml constraints.txt constraints-sdks.txt
 
 test-sdks: $(SDKS)/installed
 	$(SDKS)/bin/python -m pytest tests/sdks
+
+# Models on PyTorch, in an environment of their own: it is large. pip, of all installers, takes the build for processors.
+$(TORCH)/installed: pyproject.toml constraints.txt constraints-torch.txt
+	$(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-torch.txt \
+		-e '.[torch]' pytest pytest-asyncio pytest-timeout requests
+	@touch $@
+
+test-torch: $(TORCH)/installed
+	$(TORCH)/bin/python -m pytest tests/torch
 
 fuzz: $(VENV)/installed
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest tests/media/test_fuzz.py
@@ -97,4 +109,4 @@ soak: $(VENV)/installed
 	$(BIN)/python -m benchmarks.serving.soak
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(SDKS) demo-out build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) $(SDKS) $(TORCH) demo-out build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

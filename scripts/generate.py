@@ -65,6 +65,8 @@ activation = "softmax"          # what makes scores of the output: "softmax", "s
 Weights whose checksum is not the card's are refused. Versions live side by side: `flowers@2` names one, `flowers` means the
 highest. A running server [changes over](reload.md) to what is put into the folder.
 
+The folder of a vision-language model is added in the same way: [local models](local-models.md).
+
 `sensorium models quantize flowers --pictures photos/` makes a quicker, smaller twin: [INT8 models](quantize.md).
 """
 

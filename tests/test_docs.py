@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sensorium.engine import Card
+from sensorium.engines.local import transformers
 from sensorium.engines.local.onnx_classifier import read_input
 from sensorium.engines.remote import google_vision
 from sensorium.layers.prepare import Input
@@ -78,6 +79,13 @@ def test_the_card_on_the_page_is_one_that_would_be_read() -> None:
     (written,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     card = Card.model_validate(tomllib.loads(written))
     assert read_input(card).size == 224
+
+
+def test_the_card_of_a_vision_language_model_on_the_page_is_one_that_would_be_read() -> None:
+    page = (ROOT / "docs" / "local-models.md").read_text(encoding="utf-8")
+    (written,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    card = Card.model_validate(tomllib.loads(written))
+    assert transformers.settled(card).quirks == {"dtype": "auto", "context": 32768, "json_schema": False}
 
 
 def test_the_cards_and_settings_for_cloud_services_on_the_page_are_ones_that_would_be_read() -> None:

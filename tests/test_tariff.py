@@ -66,6 +66,7 @@ async def test_a_model_is_priced_by_its_own_name_its_providers_or_the_users_tabl
 
 async def test_a_local_model_costs_nothing_and_a_remote_one_that_is_not_known_has_no_price() -> None:
     assert Tariff(card("own")).cost(Usage(input_tokens=5)) == 0.0
+    assert Tariff(card("gpt-4o")).cost(Usage(input_tokens=5)) == 0.0
     assert Tariff(card("own", remote=True)).cost(Usage(input_tokens=5)) is None
 
 

@@ -8,7 +8,16 @@ from types import ModuleType
 
 from sensorium.errors import MissingDependency
 
-EXTRAS = {"av": "video", "jwt": "auth", "cryptography": "auth", "opentelemetry": "otel", "redis": "redis"}
+EXTRAS = {
+    "av": "video",
+    "jwt": "auth",
+    "cryptography": "auth",
+    "opentelemetry": "otel",
+    "redis": "redis",
+    "jinja2": "torch",
+    "torch": "torch",
+    "transformers": "torch",
+}
 """Import names that an extra brings; every other one comes with sensorium itself."""
 
 

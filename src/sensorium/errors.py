@@ -275,7 +275,7 @@ class DeviceUnavailable(Unavailable):
     """The device that the setting `device` names is not here, or nothing is installed that can use it."""
 
     code = "device_unavailable"
-    remedy = "Set `device` to auto or cpu, or install the extra `gpu` as docs/devices.md says."
+    remedy = "Set `device` to auto or cpu, or install what docs/devices.md names; for vision-language models docs/local-models.md."
 
 
 class OutOfDeviceMemory(Unavailable):

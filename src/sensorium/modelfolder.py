@@ -1,4 +1,4 @@
-"""Takes a user's ONNX file into the models folder, with a card, once it has been seen to work."""
+"""Takes a user's model, an ONNX file or a folder, into the models folder, with a card, once it has been seen to work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from sensorium.errors import EngineFailed, FileMissing, InvalidConfiguration, In
 from sensorium.media.pool import in_thread
 from sensorium.models import trial
 from sensorium.registry import Registry, read_card
+from sensorium.runtimes import model_files
 
 CARD = "card.toml"
 FIRST = Card.model_fields["version"].default
@@ -42,6 +45,7 @@ async def add(
 ) -> Card:
     """The card of the model, now in the registry's models folder, with its weights beside it.
 
+    `file` is an ONNX file, or a folder as Hugging Face's libraries write it, which has no `labels` and no `sha256`.
     Everything but weights and labels stays as `card` says. The model is loaded and asked once before its card is put
     down, so that nobody finds one that does not work; what was there before stays until then.
 
@@ -88,6 +92,8 @@ def toml_of(card: Card) -> str:
 
 def _taken_in(folder: Path, card: Card, file: Path, labels: Path | None, expected: str | None) -> Card:
     """The card of the copied weights and labels, which are named by their checksums: nothing is overwritten."""
+    if file.is_dir():
+        return _folder_taken_in(folder, card, file)
     name, sha256 = _copied(file, folder, card.name, ".onnx")
     if expected is not None and sha256 != expected.lower():
         raise InvalidRequest(
@@ -97,6 +103,34 @@ def _taken_in(folder: Path, card: Card, file: Path, labels: Path | None, expecte
     if labels is not None:
         changes["labels"] = _copied(labels, folder, "labels", ".txt")[0]
     return card.model_copy(update=changes)
+
+
+def _folder_taken_in(folder: Path, card: Card, model: Path) -> Card:
+    """The card of the model's files, in a folder of their own within: nothing is overwritten. No checksum: reading tens
+    of gigabytes would take longer than loading them."""
+    if not model_files.is_model(model):
+        raise InvalidRequest(f"{model} is no model's folder", why=f"there is no {model_files.CONFIG} in it")
+    try:
+        weights = model_files.weights_of(model)
+    except InvalidModel as error:
+        raise InvalidRequest(f"{model} cannot be added as {card.name}", why=str(error)) from error
+    own = folder / f"{card.name}-{secrets.token_hex(6)}"
+    try:
+        own.mkdir(parents=True)
+        for file in model_files.used(model):
+            _linked(file.resolve(), own / file.name)
+    except OSError as error:
+        shutil.rmtree(own, ignore_errors=True)
+        raise _cannot(error, model) from error
+    return card.model_copy(update={"weights": Weights(file=f"{own.name}/{weights}"), "folder": folder, "install": ""})
+
+
+def _linked(file: Path, place: Path) -> None:
+    """Another name of the same file, where the disk is the same: weights are large, and nobody writes into them."""
+    try:
+        place.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, place)
 
 
 def _copied(file: Path, folder: Path, stem: str, suffix: str) -> tuple[str, str]:
@@ -156,16 +190,16 @@ def _contents(folder: Path) -> set[str]:
 
 
 def _ours(name: str, card: Card) -> bool:
-    """Whether the file is one that `add` put there for an earlier card of the model."""
-    if name in (card.weights.file if card.weights else None, card.labels):
+    """Whether it is a file or folder that `add` put there for an earlier card of the model."""
+    if name in (card.weights.file.partition("/")[0] if card.weights else None, card.labels):
         return False
-    return re.fullmatch(rf"({re.escape(card.name)}|labels)-[0-9a-f]{{12}}\.(onnx|txt)", name) is not None
+    return re.fullmatch(rf"({re.escape(card.name)}|labels)-[0-9a-f]{{12}}(\.(onnx|txt))?", name) is not None
 
 
 def _remove(folder: Path, names: set[str]) -> None:
-    for name in names:
+    for path in (folder / name for name in names):
         with contextlib.suppress(OSError):  # Windows keeps a file that another process has open
-            (folder / name).unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     with contextlib.suppress(OSError):  # not empty: there was something before
         folder.rmdir()
 

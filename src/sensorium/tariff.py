@@ -56,7 +56,8 @@ class Tariff:
     def cost(self, usage: Usage) -> float | None:
         """In US dollars; None where no price is known."""
         for name in self._names:
-            known = pricing.price(name, usage.input_tokens, usage.output_tokens, usage.cached_tokens)
+            counted = usage.input_tokens, usage.output_tokens, usage.cached_tokens
+            known = pricing.price(name, *counted, published=self._card.remote)
             if known is not None:
                 return known
         return None if self._card.remote else 0.0

@@ -35,7 +35,8 @@ def models(tmp_path: Path) -> Path:
     folder.mkdir()
     for name, more in {
         "shop": 'rule = "qwen/3-vl"',
-        "front": '[quirks]\nmodel = "gpt-4o-mini"',
+        "front": 'remote = true\n[quirks]\nmodel = "gpt-4o-mini"',
+        "gpt-4o-at-home": "",
         "blind": "vision = false",
         "odd": 'rule = "nobody/knows"',
     }.items():
@@ -107,6 +108,12 @@ async def test_a_card_is_also_known_by_what_its_provider_calls_the_model(service
     told = await counted(service, image=jpeg(), model="front")
     assert (told.image_tokens, told.model) == (8500, "front")
     assert told.most_cost is not None
+    assert told.most_cost > 0
+
+
+async def test_a_local_model_costs_nothing_whatever_it_is_called(service: Sensorium) -> None:
+    told = await counted(service, prompt="Hello", model="gpt-4o-at-home")
+    assert (told.input_cost, told.most_cost) == (0.0, 0.0)
 
 
 async def test_a_model_that_nobody_knows_is_a_guess_without_a_price(service: Sensorium) -> None:

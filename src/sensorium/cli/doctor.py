@@ -31,7 +31,7 @@ OLDEST_PYTHON = (3, 11)
 ROOM = 500_000_000
 """Bytes free for built graphs: those of a few models of 20 to 100 MB."""
 
-NOT_MISSED = ("dev", "test", "docs", "gpu")
+NOT_MISSED = ("dev", "test", "docs", "gpu", "torch")
 """Extras that only some have a use for, and who has knows of it."""
 
 GPU_RUNTIME = "onnxruntime-gpu"

@@ -1,4 +1,4 @@
-"""Add your own ONNX classifiers, and make INT8 twins of them."""
+"""Add your own models: ONNX classifiers, of which INT8 twins can be made, and vision-language models."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sensorium.errors import InvalidModel, InvalidRequest, SensoriumError
 from sensorium.registry import Registry, read_card
 from sensorium.schemas.base import checked
 
-KIND = "onnx_classifier"
-"""What runs the models that are added."""
+KIND, TALKING = "onnx_classifier", "transformers"
+"""What runs a file that is added, and what runs a folder."""
 
 UNKNOWN = "NOASSERTION"
 """SPDX's word for a licence that nobody has told."""
@@ -27,7 +27,8 @@ Examples:
   sensorium models add resnet50 resnet50.onnx
   sensorium models add flowers flowers.onnx --labels flowers.txt --input-size 224 --input-mean 127.5 --input-std 127.5
   sensorium models add flowers flowers.onnx --card flowers.toml
-  sensorium models add flowers better.onnx --card flowers.toml --version 2"""
+  sensorium models add flowers better.onnx --card flowers.toml --version 2
+  sensorium models add qwen3-vl-4b Qwen3-VL-4B-Instruct/"""
 
 
 def _add(
@@ -43,16 +44,44 @@ def _add(
 ) -> None:
     settings = load_settings()
     registry = Registry(settings.models_dir)
-    template = _template(registry, name, card, given(options), {"licence": licence, "version": version}, file)
+    told = {"licence": licence, "version": version}
+    if file.is_dir():
+        _refuse({"labels": labels, "sha256": sha256, **given(options)})
+        template = _talking(registry, name, card, told)
+        host = Host(cache_dir=settings.cache_dir, threads=settings.threads, device=settings.device)
+    else:
+        template = _template(registry, name, card, given(options), told, file)
+        host = Host(cache_dir=settings.cache_dir, device="cpu")
     if labels == "imagenet":
         template, labels = template.model_copy(update={"labels": labels}), None
-    host = Host(cache_dir=settings.cache_dir, device="cpu")
     beside = Path(labels) if labels else None
     added = asyncio.run(
         modelfolder.add(registry, host, template, file, labels=beside, sha256=sha256, force=force),
     )
     click.echo(f"Added {added.id} in {added.folder}.")
-    click.echo(f"Try it: sensorium classify photo.jpg --model {added.name}")
+    what = 'ask photo.jpg "What is this?"' if added.does("ask") else "classify photo.jpg"
+    click.echo(f"Try it: sensorium {what} --model {added.name}")
+
+
+def _refuse(told: dict[str, Any]) -> None:
+    """Raises InvalidRequest for options that say something of files alone."""
+    wrong = [f"`--{name.replace('_', '-')}`" for name, value in told.items() if value is not None]
+    if wrong:
+        raise InvalidRequest(f"A folder takes no {', '.join(wrong)}", why="it says itself how pictures are fed to it")
+
+
+def _talking(registry: Registry, name: str, card: Path | None, told: dict[str, str | None]) -> Card:
+    """What is told and what is known of a vision-language model."""
+    known = modelfolder.known(registry, name)
+    start = _read(card) if card else known if known is not None and known.kind == TALKING else None
+    base = start or Card(name="new", kind=TALKING, tasks=("ask",), licence=UNKNOWN)
+    whole = {
+        **base.model_dump(exclude_defaults=True),
+        "name": base.name if start is not None and card is None else name.lower(),
+        "licence": base.licence,
+        **{key: value for key, value in told.items() if value},
+    }
+    return checked(Card, whole, "models add")
 
 
 def _template(
@@ -123,7 +152,7 @@ class Models(click.Group):
 def _add_command() -> click.Command:
     options = [
         click.Argument(["name"]),
-        click.Argument(["file"], type=click.Path(path_type=Path), metavar="FILE.onnx"),
+        click.Argument(["file"], type=click.Path(path_type=Path), metavar="FILE.onnx|FOLDER"),
         click.Option(
             ["--labels"],
             metavar="FILE",
@@ -147,15 +176,16 @@ def _add_command() -> click.Command:
         "add",
         params=[*options, *_how_it_is_fed()],
         callback=_add,
-        help="Copy an ONNX image classifier into the models folder, with a card that says how it is used. It is loaded "
-        "and tried first. Of models that are known, such as resnet50, nothing else need be told.",
+        help="Put an ONNX image classifier, or the folder of a vision-language model (safetensors, as from Hugging Face), "
+        "into the models folder, with a card that says how it is used. It is loaded and tried first. Of models that are "
+        "known, such as resnet50 or qwen3-vl-4b, nothing else need be told.",
         epilog=EXAMPLE,
     )
 
 
 command = Models(
     "models",
-    help="Add your own ONNX classifiers, and make INT8 twins. `sensorium engines` lists all models.",
+    help="Add your own ONNX classifiers and vision-language models, and make INT8 twins. `sensorium engines` lists all models.",
     epilog="\b\nExamples:\n  sensorium models add resnet50 resnet50.onnx\n"
     "  sensorium models quantize resnet50 --pictures photos/",
 )

@@ -62,8 +62,10 @@ class use:  # noqa: N801 - read as a verb: `with prices.use(table):`
         _CURRENT.reset(self._before)
 
 
-def price(model: str, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float | None:
-    """What so many tokens cost, in US dollars; None where no price is known.
+def price(
+    model: str, input_tokens: int, output_tokens: int, cached_tokens: int = 0, *, published: bool = True
+) -> float | None:
+    """What so many tokens cost, in US dollars; None where no price is known. Without `published` by the user's table alone.
 
     `model` is a provider's name for it, better with `provider/` before it. `cached_tokens` are among `input_tokens`.
     The first call in a process loads the published prices, which takes a third of a second; then it is a look-up.
@@ -73,8 +75,8 @@ def price(model: str, input_tokens: int, output_tokens: int, cached_tokens: int 
     if own is not None:
         return own.of(input_tokens, output_tokens, cached_tokens)
     # By the hour: some providers are cheaper at night.
-    found = _published(model, int(time.time() // 3600))
-    if found is None:
+    found = published and _published(model, int(time.time() // 3600))
+    if not found:
         return None
     if input_tokens <= found.even_up_to:
         return found.each.of(input_tokens, output_tokens, cached_tokens)

@@ -31,7 +31,8 @@ async def run(request: TokensRequest, call: Call, card: Card | None) -> TokenCou
     texts = [text for text in (request.system, request.prompt) if text]
     image_tokens = sum(one.tokens for one in counted)
     text_tokens = await in_thread(_text_tokens, texts)
-    costs = await in_thread(_costs, names, image_tokens + text_tokens, request.max_tokens)
+    local = card is not None and not card.remote
+    costs = await in_thread(_costs, names, image_tokens + text_tokens, request.max_tokens, local)
     kind = pricing.estimate(rule, None, None)
     return TokenCount(
         model=names[0],
@@ -82,10 +83,12 @@ def _text_tokens(texts: list[str]) -> int:
     return sum(pricing.words(text) + pricing.AROUND for text in texts) + pricing.AROUND
 
 
-def _costs(names: tuple[str, ...], input_tokens: int, output_tokens: int) -> tuple[float | None, float | None]:
-    """Of the question alone, and with the longest answer."""
+def _costs(
+    names: tuple[str, ...], input_tokens: int, output_tokens: int, local: bool
+) -> tuple[float | None, float | None]:
+    """Of the question alone, and with the longest answer. A local model costs what the setting `prices` says, else nothing."""
     for name in names:
-        most = pricing.price(name, input_tokens, output_tokens)
+        most = pricing.price(name, input_tokens, output_tokens, published=not local)
         if most is not None:
-            return pricing.price(name, input_tokens, 0), most
-    return None, None
+            return pricing.price(name, input_tokens, 0, published=not local), most
+    return (0.0, 0.0) if local else (None, None)
