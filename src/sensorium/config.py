@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     works, else the processor."""
     running: int = Field(default_factory=lambda: 2 * (os.cpu_count() or 1) + 2, ge=1)
     """How many requests are worked on at once; a little over the cores, so that decoding overlaps computing."""
+    running_elsewhere: int = Field(default=256, ge=1)
+    """How many requests may be under way at once, beside those of `running`, whose answers are awaited from models that run
+    elsewhere: at a provider, or in a server of your own."""
     waiting: int = Field(default_factory=lambda: 16 * (os.cpu_count() or 1), ge=0)
     """How many more may wait for their turn; the rest is refused as overloaded. By default 16 for each core: a longer line only makes all wait longer."""
     timeout_seconds: float = Field(default=60.0, gt=0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -16,8 +18,10 @@ from sensorium.deadline import checked_seconds, within
 from sensorium.engine import LOCAL, Call, Caller, Card, Event, Host, Listener, Options, ignore
 from sensorium.errors import (
     InvalidConfiguration,
+    InvalidModel,
     InvalidRequest,
     ReaderStalled,
+    SensoriumError,
     ServiceClosed,
     UnknownModel,
 )
@@ -34,10 +38,17 @@ from sensorium.stores import Store
 from sensorium.stores.breakers import Breakers
 from sensorium.stores.memory import MemoryStore
 from sensorium.stores.quota import Ledger, Limiter, Limits, MemoryLedger, SqliteLedger
+from sensorium.stores.quota import limits_of as allowed_by
 from sensorium.stores.rates import MemoryRates, Rates, SqliteRates
 from sensorium.stores.sqlite import SqliteStore
 from sensorium.stores.usage import UsageBook
 from sensorium.telemetry import TELEMETRY, new_trace
+
+MOST_AWAITED = 32
+"""Answers that a list awaits at once: all that are sent have a deadline, and should not spend it in line."""
+
+MOST_NAMES = 1000
+"""Models of which is remembered where they run; callers can make names up."""
 
 
 class Sensorium:
@@ -68,10 +79,16 @@ class Sensorium:
         self._preloading: asyncio.Task[None] | None = None
         self._keepers: list[asyncio.Task[None]] = []
         self._stacks: dict[tuple[str, str | None], stack.AnyEngine] = {}
+        self._elsewhere = functools.lru_cache(MOST_NAMES)(self._is_answered_elsewhere)
         self._closed = False
         self._rates = _rates(self.settings)
         self._door = stack.for_door(
-            _Work(self), running=self.settings.running, waiting=self.settings.waiting, rates=self._rates
+            _Work(self),
+            running=self.settings.running,
+            waiting=self.settings.waiting,
+            rates=self._rates,
+            elsewhere=self.settings.running_elsewhere,
+            is_elsewhere=lambda request: self._elsewhere(request.task, request.model),
         )
         self._calls = stack.for_call(self._door, TELEMETRY, book)
         self._parts = stack.for_call(_Work(self), TELEMETRY)
@@ -112,8 +129,13 @@ class Sensorium:
         return [outcome async for outcome in self.each(requests, **how)]
 
     def each(self, requests: Iterable[Request], **how: Any) -> AsyncGenerator[Outcome, None]:
-        """The outcome of each request, in order, as soon as it is there. Takes requests no faster than it works."""
-        return in_order(requests, partial(self.run, **how), self.settings.running)
+        """The outcome of each request, in order, as soon as it is there. Takes requests no faster than it works.
+
+        How many are under way at once, the model says that the first of them asks.
+        """
+        rest = iter(requests)
+        first = tuple(itertools.islice(rest, 1))
+        return in_order(itertools.chain(first, rest), partial(self.run, **how), self._at_once(first))
 
     def stream(self, request: Request, *, buffer: int = 64, patience: float = 30.0, **how: Any) -> Stream:
         """The answer's parts as they come, and then the whole of it."""
@@ -184,6 +206,30 @@ class Sensorium:
         catalogue = self.registry.catalogue
         return catalogue.of(name) is not None and catalogue.of(name, task.name) is None
 
+    def _is_answered_elsewhere(self, task: str, model: str | None) -> bool:
+        card = self._first_asked(task, model)
+        return card is not None and stack.is_elsewhere(card)
+
+    def _first_asked(self, task: str, model: str | None) -> Card | None:
+        """The card of the model that is asked first; None where several are, or none, or one that cannot be asked."""
+        with suppress(SensoriumError):  # as who asks will hear
+            asked = self.registry.task(task)
+            asked = self.registry.task(asked.asks) if asked.asks else asked
+            named = [model] if model else self._preferred(asked)
+            return self.registry.card(named[0], asked.name) if named and asked.run is None else None
+        return None
+
+    def _at_once(self, first: Sequence[Request]) -> int:
+        """How many requests of a list are under way: those that are made ready, and those whose answer is awaited."""
+        card = self._first_asked(first[0].task, first[0].model) if first else None
+        if card is None or not stack.is_elsewhere(card):
+            return self.settings.running
+        with suppress(InvalidModel):  # as who asks it will hear
+            concurrent = allowed_by(card, self._providers.usual_of(card)).concurrent
+            awaited = min(concurrent or (MOST_AWAITED if card.remote else 0), MOST_AWAITED)
+            return min(self.settings.running + awaited, self.settings.running_elsewhere)
+        return self.settings.running
+
     def _card(self, task: Task, name: str) -> Card:
         try:
             return self.registry.card(name, task.name)
@@ -231,6 +277,7 @@ class Sensorium:
 
     def _forget_stacks(self) -> None:
         self._stacks = {}
+        self._elsewhere.cache_clear()
 
 
 class Stream:

@@ -94,7 +94,7 @@ async def test_one_who_leaves_the_line_takes_no_place_and_leaves_nothing_behind(
     await asyncio.sleep(0)
     await drain(engine, [first, last])
     assert engine.order == ["first", "last"]
-    assert not admission._lines
+    assert not admission._here._lines
 
 
 async def test_a_place_called_for_one_who_just_left_goes_to_the_next() -> None:
@@ -150,3 +150,21 @@ async def test_a_used_up_rate_is_refused_before_the_line_and_says_when_to_come_b
     with pytest.raises(Forbidden):  # scope comes first: it costs nothing
         await admission.run(Ask(text="x"), Call(caller=Caller("other", frozenset(), 1)))
     await admission.run(Ask(text="x"), Call(caller=Caller("other", None, 1)))
+
+
+async def test_who_waits_for_another_machine_takes_no_place_of_those_who_compute() -> None:
+    engine = Gated()
+    admission = Admission(
+        engine, running=1, waiting=1, elsewhere=2, is_elsewhere=lambda request: "far" in vars(request)["text"]
+    )
+    tasks = [ask(admission, text) for text in ("far 1", "near 1", "far 2", "far 3", "near 2")]
+    await asyncio.sleep(0.01)
+    assert engine.order == ["far 1", "near 1", "far 2"]
+    for text in ("far 4", "near 3"):
+        with pytest.raises(Overloaded):
+            await admission.run(Ask(text=text), Call())
+    with pytest.raises(Overloaded):
+        admission.refuse_when_full()
+    await drain(engine, tasks)
+    assert sorted(engine.order) == ["far 1", "far 2", "far 3", "near 1", "near 2"]
+    admission.refuse_when_full()

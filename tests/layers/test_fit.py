@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from sensorium.engine import Call, Card
 from sensorium.engines.remote import anthropic
 from sensorium.errors import CorruptMedia, FetchFailed, InputTooLarge, InvalidModel, SensoriumError
 from sensorium.layers.fit import Fit, Sizes, size_for
+from sensorium.media.pool import cores
 from sensorium.media.source import Source
 from sensorium.pricing import estimate
 from sensorium.schemas.ask import Answer, AskRequest, Message, Picture, Words
@@ -213,3 +215,42 @@ def test_what_the_page_says_of_tokens_is_so() -> None:
             (estimate(rule, *given).tokens, estimate(rule, *size_for(rule, "auto", 1024, *given)).tokens)
             for rule in ("openai/gpt-4o", "openai/gpt-5.4", "anthropic/standard", "qwen/3-vl")
         ]
+
+
+async def test_of_many_who_ask_the_first_go_out_while_the_others_are_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way = most = 0
+
+    async def preparing(source: Source, terms: Any) -> Source:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return source
+
+    monkeypatch.setattr("sensorium.layers.fit.fitted", preparing)
+    inner = Listening()
+    layer = Fit(inner, card())
+    asked = [AskRequest(image=Source.held(jpeg()), prompt=str(number)) for number in range(30)]
+    await asyncio.gather(*(layer.run(request, Call()) for request in asked))
+    assert most == cores() + 1
+    assert [one.prompt for one in inner.heard if isinstance(one, AskRequest)] == [str(number) for number in range(30)]
+
+
+async def test_who_waits_for_a_picture_from_elsewhere_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived = asyncio.Event()
+
+    async def read(self: Source) -> bytes:
+        if self.url is not None:
+            await arrived.wait()
+        return jpeg()
+
+    monkeypatch.setattr(Source, "read", read)
+    layer = Fit(Listening(), card())
+    far = [AskRequest(image=Source.of(f"https://example.com/{number}"), prompt="?") for number in range(20)]
+    waiting = [asyncio.create_task(layer.run(request, Call())) for request in far]
+    await asyncio.sleep(0)
+    await asyncio.wait_for(layer.run(AskRequest(image=Source.held(jpeg()), prompt="?"), Call()), 5)
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)

@@ -7,6 +7,7 @@ import heapq
 import itertools
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from sensorium.engine import Call, Engine
 from sensorium.errors import Overloaded, RateLimited
@@ -18,8 +19,14 @@ Turn = tuple[int, int, asyncio.Future[None]]
 """Priority (lowest first), arrival, and what wakes the one who waits."""
 
 
+def nowhere_else(request: Request) -> bool:  # noqa: ARG001 - says so of every request
+    """Every request is worked on here."""
+    return False
+
+
 class Admission:
-    """At most `running` requests at once and `waiting` in line.
+    """At most `running` requests at once and `waiting` in line; and apart from them, as many as `elsewhere` says of
+    those whose answer is only awaited here, since another machine works on it.
 
     A caller without the task's scope is refused, and so is one whose requests for this minute are used up.
     Callers take turns, so that one who sends a thousand delays another by one request, not by a
@@ -32,34 +39,30 @@ class Admission:
         *,
         running: int,
         waiting: int,
+        elsewhere: int = 0,
+        is_elsewhere: Callable[[Request], bool] = nowhere_else,
         rates: Rates | None = None,
         telemetry: Telemetry = TELEMETRY,
     ) -> None:
-        self._inner, self._rates = inner, rates or MemoryRates()
-        self._free, self._running, self._room, self._waiting = running, running, waiting, waiting
-        self._lines: OrderedDict[str, list[Turn]] = OrderedDict()
-        self._arrivals = itertools.count()
-        self._seconds = 0.0  # how long a request takes, as a moving average
+        self._inner, self._rates, self._is_elsewhere = inner, rates or MemoryRates(), is_elsewhere
+        self._here, self._elsewhere = _Room(running, waiting), _Room(elsewhere, waiting)
         self._waited = telemetry.admission_wait_seconds[()]
-        telemetry.requests_in_progress[()].watch(self, lambda admission: admission._running - admission._free)
-        telemetry.admission_waiting[()].watch(self, lambda admission: admission._waiting - admission._room)
+        telemetry.requests_in_progress[()].watch(self, lambda door: door._here.taken + door._elsewhere.taken)
+        telemetry.admission_waiting[()].watch(self, lambda door: door._here.waiting + door._elsewhere.waiting)
 
     async def run(self, request: Request, call: Call) -> Result:
         call.caller.require(request.task)
         if call.caller.requests_per_minute is not None:
             await self._count(call.caller.name, call.caller.requests_per_minute)
-        arrived = start = time.monotonic()
-        if self._free:
-            self._free -= 1
-        else:
-            await self._wait(call)
-            start = time.monotonic()
+        room = self._elsewhere if self._is_elsewhere(request) else self._here
+        arrived = time.monotonic()
+        await room.enter(call)
+        start = time.monotonic()
         self._waited.observe(start - arrived)
         try:
             return await self._inner.run(request, call)
         finally:
-            self._seconds += 0.1 * (time.monotonic() - start - self._seconds)
-            self._pass_on()
+            room.leave(time.monotonic() - start)
 
     async def _count(self, name: str, per_minute: int) -> None:
         after = await self._rates.take(name, per_minute)
@@ -71,20 +74,54 @@ class Admission:
                 retry_after_seconds=after,
             )
 
+    def refuse_when_full(self) -> None:
+        """Raises Overloaded while another request to be worked on here would find no place, neither at work nor in line."""
+        self._here.refuse_when_full()
+
+
+class _Room:
+    """So many places, and the line before them."""
+
+    def __init__(self, places: int, waiting: int) -> None:
+        self._free, self._places, self._left, self._most = places, places, waiting, waiting
+        self._lines: OrderedDict[str, list[Turn]] = OrderedDict()
+        self._arrivals = itertools.count()
+        self._seconds = 0.0  # how long a request takes, as a moving average
+
+    @property
+    def taken(self) -> int:
+        return self._places - self._free
+
+    @property
+    def waiting(self) -> int:
+        return self._most - self._left
+
+    async def enter(self, call: Call) -> None:
+        """Take a place. Raises Overloaded when the line is full."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait(call)
+
+    def leave(self, seconds: float) -> None:
+        """Give the place back after so long."""
+        self._seconds += 0.1 * (seconds - self._seconds)
+        self._pass_on()
+
     async def _wait(self, call: Call) -> None:
         self.refuse_when_full()
         turn = (-call.options.priority, next(self._arrivals), asyncio.get_running_loop().create_future())
         heapq.heappush(self._lines.setdefault(call.caller.name, []), turn)
-        self._room -= 1
+        self._left -= 1
         try:
             await turn[2]
         except asyncio.CancelledError:
-            self._leave(call.caller.name, turn)
+            self._give_up(call.caller.name, turn)
             raise
         finally:
-            self._room += 1
+            self._left += 1
 
-    def _leave(self, caller: str, turn: Turn) -> None:
+    def _give_up(self, caller: str, turn: Turn) -> None:
         line = self._lines.get(caller, [])
         if turn not in line:
             self._pass_on()  # called just as it was leaving: the place goes to the next
@@ -96,10 +133,10 @@ class Admission:
 
     def refuse_when_full(self) -> None:
         """Raises Overloaded while another request would find no place, neither at work nor in line."""
-        if self._free or self._room > 0:
+        if self._free or self._left > 0:
             return
         waiting = sum(map(len, self._lines.values()))
-        after = max(0.1, round(self._seconds * waiting / self._running, 1))
+        after = max(0.1, round(self._seconds * waiting / self._places, 1))
         raise Overloaded(
             "Too many requests are waiting",
             why=f"{waiting} wait already",

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from sensorium.engine import Call, Card, Engine
 from sensorium.errors import InvalidModel, SensoriumError
 from sensorium.media.encode import QUALITY, Format, Terms, fitted, scaled, within
+from sensorium.media.pool import cores
 from sensorium.media.source import Source
 from sensorium.pricing import estimate, rule_for
 from sensorium.schemas.ask import AskRequest, Detail, Picture
@@ -56,6 +57,7 @@ class Fit:
         self._inner, self._card, self._sizes = inner, card, sizes
         self._takes_urls = bool(card.quirks.get("takes_urls"))
         self._rule = card.rule or rule_for(str(card.quirks.get("model") or card.name))
+        self._turns = asyncio.Semaphore(cores() + 1)  # one more, so that no core waits for the event loop
 
     async def run(self, request: Request, call: Call) -> Result:
         pictures = request.pictures() if isinstance(request, AskRequest) else ()
@@ -64,7 +66,7 @@ class Fit:
         return await self._inner.run(request, call)
 
     async def _all_fitted(self, pictures: Sequence[Picture]) -> list[Source]:
-        """All at once; how many are really decoded together, the pool and the budget of pixels say."""
+        """All at once, as far as there are cores: of many who ask, the first are to go out while the others are prepared."""
         taken = _read_taken(self._card)
         try:
             async with asyncio.TaskGroup() as group:
@@ -78,7 +80,10 @@ class Fit:
         if self._takes_urls and source.url is not None:
             return source
         try:
-            return await fitted(source, self._terms(taken, pictures[number].detail, len(pictures)))
+            if source.url is not None:
+                await source.read()
+            async with self._turns:
+                return await fitted(source, self._terms(taken, pictures[number].detail, len(pictures)))
         except SensoriumError as error:
             if len(pictures) == 1:
                 raise

@@ -3,7 +3,8 @@
 metrics            every call, nested ones too; sees what callers see, and so also who is sent away
   metering         once per outermost call; outside admission, for requests that are sent away count too
     admission      scope, rate, then fairness; once per outermost call: a parent that held a
-                   place while its children wait for one would be a deadlock
+                   place while its children wait for one would be a deadlock. Who waits for another
+                   machine holds none of the places that stand for cores
       fallback     outside the cache: inside it, the second-best answer would be
                    remembered as the best
       privacy      of remote models only; inside fallback, so that local ones are still asked, and
@@ -22,7 +23,7 @@ metrics            every call, nested ones too; sees what callers see, and so al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sensorium.engine import Card, Engine
@@ -62,6 +63,10 @@ class Providers:
     attempts: int = 3
     sizes: Sizes = field(default_factory=Sizes)
 
+    def usual_of(self, card: Card) -> Limits:
+        """A server of one's own says itself when it has enough."""
+        return self.usual if card.remote else Limits()
+
 
 def for_model(
     loaded: Loaded,
@@ -79,7 +84,7 @@ def for_model(
     """
     card = loaded.card
     engine: AnyEngine = loaded
-    if (card.remote or "base_url" in card.quirks) and providers is not None:
+    if is_elsewhere(card) and providers is not None:
         engine = _before_provider(engine, card, providers, telemetry)
     if card.does("ask"):
         engine = Tiled(Structured(engine, native=bool(card.quirks.get("json_schema", not card.remote))))
@@ -90,8 +95,7 @@ def for_model(
 
 
 def _before_provider(engine: AnyEngine, card: Card, providers: Providers, telemetry: Telemetry) -> AnyEngine:
-    usual = providers.usual if card.remote else Limits()  # a server of one's own says itself when it has enough
-    engine = Quota(engine, card, providers.limiter, telemetry, usual)
+    engine = Quota(engine, card, providers.limiter, telemetry, providers.usual_of(card))
     engine = Retry(engine, card, providers.breakers, telemetry, providers.attempts)
     return Fit(engine, card, providers.sizes) if card.does("ask") else Prepare(engine, card)
 
@@ -101,9 +105,24 @@ def for_task(models: Sequence[tuple[str, AnyEngine]]) -> AnyEngine:
     return Fallback(models) if len(models) > 1 else models[0][1]
 
 
-def for_door(engine: AnyEngine, *, running: int, waiting: int, rates: Rates) -> Admission:
+def for_door(
+    engine: AnyEngine,
+    *,
+    running: int,
+    waiting: int,
+    rates: Rates,
+    elsewhere: int,
+    is_elsewhere: Callable[[Request], bool],
+) -> Admission:
     """What every call from outside passes before it is worked on."""
-    return Admission(engine, running=running, waiting=waiting, rates=rates)
+    return Admission(
+        engine, running=running, waiting=waiting, rates=rates, elsewhere=elsewhere, is_elsewhere=is_elsewhere
+    )
+
+
+def is_elsewhere(card: Card) -> bool:
+    """Whether the model runs in another process or on another machine: here its answer is only awaited."""
+    return card.remote or "base_url" in card.quirks
 
 
 def for_call(engine: AnyEngine, telemetry: Telemetry, book: UsageBook | None = None) -> AnyEngine:

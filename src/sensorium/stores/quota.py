@@ -45,8 +45,8 @@ class Span(NamedTuple):
 MINUTE = Span(0.5, 121)
 """Counts for 60.5 to 61 s: half a second more than the provider's minute, since requests do not arrive as evenly as
 they leave. Of the allowed rate, 0.98 remain."""
-SECOND = Span(0.01, 102)
-"""Counts for 1.02 to 1.03 s."""
+SECOND = Span(0.005, 202)
+"""Counts for 1.01 to 1.015 s."""
 
 AT_ONCE = 5
 """Requests that may start in the same second, however few a minute are allowed."""

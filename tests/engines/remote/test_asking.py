@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from sensorium.errors import (
 from sensorium.media.source import Source
 from sensorium.schemas.ask import Answer, AskRequest, Message, Picture, Words
 from sensorium.schemas.base import Usage
+from sensorium.schemas.classify import ClassifyRequest
+from sensorium.schemas.compare import CompareRequest
 from sensorium.service import Sensorium
 from tests.engines.remote.conftest import KINDS
 from tests.pictures import jpeg, photograph, png
@@ -407,11 +409,59 @@ async def test_connections_are_used_again_also_after_streams(service: Make, prov
 
 
 async def test_a_hundred_are_asked_at_once(service: Make, provider: Upstream) -> None:
-    sensorium = await service(running=100)
+    sensorium = await service(running=1, waiting=0)
     answers = asyncio.gather(*(sensorium.run(question("openai", "hang", f"number {i}")) for i in range(100)))
     await provider.until(lambda seen: seen.at_once == 100)
     provider.release()
     assert {answer.text for answer in await answers} == {ANSWER}
+
+
+async def test_while_answers_are_awaited_models_of_this_machine_go_on(service: Make, provider: Upstream) -> None:
+    sensorium = await service(running=1, waiting=0)
+    pictures = (Source.held(jpeg(seed=1)), Source.held(jpeg(seed=2)))
+    asked: list[Any] = [question("openai", "hang"), CompareRequest(images=pictures, model="openai/hang")]
+    answers = [asyncio.create_task(sensorium.run(one)) for one in asked]
+    await provider.until(lambda seen: seen.at_once == 2)
+    assert (await sensorium.run(ClassifyRequest(image=Source.held(jpeg()), model="fake"))).labels
+    provider.release()
+    await asyncio.wait(answers)
+
+
+LIMITED = """
+name = "limited"
+kind = "openai"
+tasks = ["ask"]
+licence = "LicenseRef-provider"
+remote = true
+[limits]
+concurrent = 5
+[quirks]
+base_url = "http://127.0.0.1:9/v1"
+base_url_from = "OPENAI_BASE_URL"
+model = "hang"
+"""
+
+
+async def test_a_list_asks_as_many_at_once_as_the_provider_allows_and_prepares_the_next(
+    service: Make, provider: Upstream
+) -> None:
+    taken = 0
+
+    def requests() -> Iterator[AskRequest]:
+        nonlocal taken
+        for number in range(40):
+            taken += 1
+            yield AskRequest(model="limited", prompt=f"{number}?")
+
+    sensorium = await service(LIMITED, running=2, waiting=0)
+    outcomes = sensorium.each(requests())
+    first = asyncio.ensure_future(anext(outcomes))
+    await provider.until(lambda seen: seen.at_once == 5)
+    provider.release()
+    told = [await first, *[outcome async for outcome in outcomes]]
+    assert [type(outcome) for outcome in told] == [Answer] * 40
+    assert provider.most_at_once == 5
+    assert taken == 40
 
 
 async def test_a_provider_recovers(service: Make) -> None:
