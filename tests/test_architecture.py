@@ -14,7 +14,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "sensorium"
 LEVELS = [
     {"__main__"},
     {"cli", "aio"},
-    {"client", "quantization", "streams"},
+    {"client", "quantization"},
+    {"streams"},
     {"server.serve", "verbs", "modelfolder"},
     {"server.process"},
     {"server.app"},
@@ -25,7 +26,7 @@ LEVELS = [
     {"config", "registry"},
     {"tasks", "engines", "layers"},
     {"runtimes", "stores", "tariff"},
-    {"engine", "lists"},
+    {"engine", "lists", "listening"},
     {"schemas"},
     {"media", "pricing"},
     {"telemetry", "dependencies", "discovery", "deadline"},

@@ -27,12 +27,13 @@ from sensorium.errors import (
     UnknownModel,
     UnknownTask,
 )
+from sensorium.listening import Stream
 from sensorium.media.source import Source
 from sensorium.schemas.analyze import AnalyzeRequest
 from sensorium.schemas.base import Result
 from sensorium.schemas.classify import Classification, ClassifyRequest
 from sensorium.schemas.detect import DetectRequest
-from sensorium.service import Sensorium, Stream
+from sensorium.service import Sensorium
 from sensorium.telemetry import TELEMETRY
 from tests.pictures import JUNK, jpeg, png
 from tests.runtimes.cards import Card as GraphicsCard

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -15,12 +15,11 @@ from typing import Any
 from sensorium import discovery
 from sensorium.config import Settings, load_settings
 from sensorium.deadline import checked_seconds, within
-from sensorium.engine import LOCAL, Call, Caller, Card, Event, Host, Listener, Options, ignore
+from sensorium.engine import LOCAL, Call, Caller, Card, Host, Listener, Options, ignore
 from sensorium.errors import (
     InvalidConfiguration,
     InvalidModel,
     InvalidRequest,
-    ReaderStalled,
     SensoriumError,
     ServiceClosed,
     UnknownModel,
@@ -28,6 +27,7 @@ from sensorium.errors import (
 from sensorium.layers import stack
 from sensorium.layers.fit import Sizes
 from sensorium.layers.loaded import Loaded
+from sensorium.listening import Stream
 from sensorium.lists import Outcome, in_order, outcome_of
 from sensorium.media import limits
 from sensorium.models import Models
@@ -139,7 +139,7 @@ class Sensorium:
 
     def stream(self, request: Request, *, buffer: int = 64, patience: float = 30.0, **how: Any) -> Stream:
         """The answer's parts as they come, and then the whole of it."""
-        return Stream(self, request, buffer, patience, how)
+        return Stream(partial(self.run, request, **how), buffer, patience)
 
     def start(self) -> None:
         """For servers: load what the settings name under `preload`, and watch the models folder from now on."""
@@ -278,61 +278,6 @@ class Sensorium:
     def _forget_stacks(self) -> None:
         self._stacks = {}
         self._elsewhere.cache_clear()
-
-
-class Stream:
-    """The events of one request, to be read with `async for`; then `result` is the whole answer.
-
-    A reader that leaves `buffer` events unread for `patience` seconds is dropped: the work ends
-    and gives its place back, and the reader gets ReaderStalled. Leaving early cancels the work.
-    """
-
-    def __init__(self, service: Sensorium, request: Request, buffer: int, patience: float, how: dict[str, Any]) -> None:
-        self._events: asyncio.Queue[Event | None] = asyncio.Queue(buffer)
-        self._patience = patience
-        self._work = asyncio.create_task(self._run(service, request, how))
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        try:
-            while (event := await self._next()) is not None:
-                yield event
-            await asyncio.shield(self._work)
-        finally:
-            await self.aclose()
-
-    @property
-    def result(self) -> Any:
-        """The whole answer, once all events have been read."""
-        return self._work.result()
-
-    async def aclose(self) -> None:
-        """Leave; work that is not finished is cancelled."""
-        self._work.cancel()
-        await asyncio.wait([self._work])
-
-    async def _run(self, service: Sensorium, request: Request, how: dict[str, Any]) -> Any:
-        return await service.run(request, listener=self._put, **how)
-
-    async def _put(self, event: Event) -> None:
-        try:
-            await asyncio.wait_for(self._events.put(event), self._patience)
-        except TimeoutError as error:
-            waited = f"{self._events.qsize()} events stood unread for {self._patience:g} s"
-            raise ReaderStalled("The reader of the stream stopped reading", why=waited) from error
-
-    async def _next(self) -> Event | None:
-        """The next event, or None when the work is over and all has been read."""
-        if not self._events.empty():
-            return self._events.get_nowait()
-        getting = asyncio.ensure_future(self._events.get())
-        try:
-            await asyncio.wait([getting, self._work], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not getting.done():
-                getting.cancel()
-        if getting.done() and not getting.cancelled():
-            return getting.result()
-        return None if self._events.empty() else self._events.get_nowait()
 
 
 class _Work:

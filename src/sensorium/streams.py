@@ -1,6 +1,6 @@
 """Answers as they come: `for event in sensorium.stream.ask("photo.jpg", "What is this?")`, and with `async for` in `aio`.
 
-The work runs on the same background loop as the verbs.
+The work runs on the same background loop as the verbs. What `sensorium.connect` gives has a `stream` of its own.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from sensorium.discovery import TASKS, modules
 from sensorium.engine import Event
 from sensorium.errors import InvalidRequest
-from sensorium.verbs import Asked, awaited, local, waited_for
+from sensorium.verbs import Answerer, Asked, awaited, local, waited_for
 
 if TYPE_CHECKING:
-    from sensorium.service import Stream
+    from sensorium.listening import Stream
 
 
 class _Events:
     """The events of one answer, to be read once; then `result` is the whole answer. Leaving early cancels the work."""
 
-    def __init__(self, task: str, sources: tuple[Any, ...], fields: dict[str, Any]) -> None:
+    def __init__(
+        self, answerer: Callable[[], Answerer], task: str, sources: tuple[Any, ...], fields: dict[str, Any]
+    ) -> None:
         """Raises InvalidRequest, naming every field that is wrong."""
         if sources and isinstance(sources[0], (list, tuple)):
             raise InvalidRequest("A stream has one answer", fix="Give one picture, or ask without streaming")
-        self._asked = Asked.of(task, fields)
+        self._answerer, self._asked = answerer, Asked.of(task, fields)
         self._request = self._asked.request(sources)
         self._begun = False
         self._results: list[Any] = []
@@ -42,7 +44,7 @@ class _Events:
         if self._begun:
             raise InvalidRequest("These events have been read", fix="Ask again")
         self._begun = True
-        return local().stream(self._request, **self._asked.how)
+        return self._answerer().stream(self._request, **self._asked.how)
 
     def _keep(self, stream: Stream) -> None:
         self._results.append(self._asked.told(stream.result, self._request))
@@ -82,15 +84,19 @@ E = TypeVar("E", bound=_Events)
 class Streams(Generic[E]):
     """Every task as a function that gives its events."""
 
-    def __init__(self, kind: Callable[[str, tuple[Any, ...], dict[str, Any]], E]) -> None:
-        self._kind = kind
+    def __init__(
+        self,
+        kind: Callable[[Callable[[], Answerer], str, tuple[Any, ...], dict[str, Any]], E],
+        answerer: Callable[[], Answerer] = local,
+    ) -> None:
+        self._kind, self._answerer = kind, answerer
 
     def __getattr__(self, name: str) -> Callable[..., E]:
         if name.startswith("_") or name not in modules(TASKS):
             raise AttributeError(f"there is no task {name!r} to stream")
 
         def run(*sources: Any, **fields: Any) -> E:
-            return self._kind(name, sources, fields)
+            return self._kind(self._answerer, name, sources, fields)
 
         return run
 

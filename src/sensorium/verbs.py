@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from sensorium import discovery
 from sensorium.engine import Options
 from sensorium.errors import InvalidRequest, SensoriumError
+from sensorium.listening import Stream
 from sensorium.lists import Outcome
 from sensorium.media.source import Source
 from sensorium.registry import Registry
@@ -37,6 +38,7 @@ class Answerer(Protocol):
 
     async def run(self, request: Request, *, options: Options, timeout: float | None) -> Any: ...  # noqa: ASYNC109
     def each(self, requests: Iterable[Request], **how: Any) -> AsyncGenerator[Outcome, None]: ...
+    def stream(self, request: Request, **how: Any) -> Stream: ...
     async def aclose(self) -> None: ...
 
 

@@ -15,7 +15,12 @@ from tests.server.conftest import Server, running
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("server")) as started:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "models").mkdir()
+    for name, more in (("talker", ""), ("breaking", 'fail = "provider_failed"')):
+        card = f'name = "{name}"\nkind = "fake"\ntasks = ["ask"]\nlicence = "Apache-2.0"\n[quirks]\nwords = ["a ", "cat"]\n'
+        (folder / "models" / f"{name}.toml").write_text(card + more, encoding="utf-8")
+    with running(folder) as started:
         yield started
 
 
@@ -62,3 +67,14 @@ def test_a_missing_key_is_told_with_where_to_give_one(
     assert told.exit_code == 2
     assert "--key" in told.stderr
     assert "SENSORIUM_KEY" in told.stderr
+
+
+def test_words_are_written_as_the_server_tells_them(sensorium: Sensorium, photos: Path, server: Server) -> None:
+    words = ("ask", photos / "a.png", "What is this?", "--server", server.url, "--stream", "--model")
+    told = sensorium(*words, "talker")
+    assert (told.exit_code, told.stdout) == (0, "a cat\n")
+    assert "talker@1" in told.stderr
+    told = sensorium(*words, "breaking")
+    assert (told.exit_code, told.stdout) == (1, "a cat\n")
+    assert "breaking@1 fails" in told.stderr
+    assert "nobody" in sensorium(*words, "nobody").stderr

@@ -64,3 +64,11 @@ def test_comments_and_short_events_may_go_on_for_ever() -> None:
     for _ in range(100):
         assert events.feed(b": keep-alive\n") == []
         assert events.feed(b"data: a\n\n") == [b"a"]
+
+
+def test_events_have_the_names_that_they_came_with() -> None:
+    events = Events()
+    assert events.feed(b"event: delta\ndata: a\n\ndata: b\n\nevent:end\n") == [b"a", b"b"]
+    assert events.kinds == [b"delta", b""]
+    assert events.feed(b"data: c\n\nevent: lost\n\ndata: d\n\n") == [b"c", b"d"]
+    assert events.kinds == [b"end", b""]

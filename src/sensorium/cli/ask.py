@@ -20,7 +20,6 @@ from sensorium.lists import Outcome
 from sensorium.registry import Task
 from sensorium.schemas.ask import Answer
 from sensorium.schemas.base import Request, Result
-from sensorium.service import Sensorium
 from sensorium.verbs import Answerer, request_of
 
 
@@ -58,14 +57,14 @@ async def answer(
     return worst
 
 
-async def follow(service: Sensorium, question: Question, how: dict[str, Any], tell: ForPeople) -> int:
+async def follow(answerer: Answerer, question: Question, how: dict[str, Any], tell: ForPeople) -> int:
     """Ask one question, and tell the words of the answer as they come; the exit code."""
     if not isinstance(question.asked, Request):
         tell(question, question.asked)
         return exit_code(question.asked)
     from sensorium.cli.views import account
 
-    stream, said = service.stream(question.asked, **how), False
+    stream, said = answerer.stream(question.asked, **how), False
     try:
         async for event in stream:
             if isinstance(event, Delta):

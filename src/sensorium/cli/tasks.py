@@ -102,11 +102,10 @@ def _run(
         asked = questions(task, inputs, fields, _targets(draw, words, inputs))
         tell = Json(Screen()) if as_json else ForPeople(Screen(), alone=len(inputs) == 1)
         async with _answerer(settings, server, key) as answerer:
-            if isinstance(answerer, Sensorium):
-                if model and not task.about:  # told once, rather than for each input
-                    answerer.registry.card(model, task.asks or task.name)
-                if len(inputs) == 1 and isinstance(tell, ForPeople) and _streams(task, as_it_comes):
-                    return await follow(answerer, next(asked), how, tell)
+            if isinstance(answerer, Sensorium) and model and not task.about:  # told once, rather than for each input
+                answerer.registry.card(model, task.asks or task.name)
+            if len(inputs) == 1 and isinstance(tell, ForPeople) and _streams(task, as_it_comes):
+                return await follow(answerer, next(asked), how, tell)
             return await answer(answerer, asked, len(inputs), how, tell)
 
     with limits.use(limits_of(settings)):

@@ -3,6 +3,8 @@
     with sensorium.connect("http://host:8000", key) as server:
         result = server.classify("cat.jpg", top_k=3)
         results = server.read(["a.png", "b.png"])
+        for event in server.stream.ask("cat.jpg", "What is this?"):
+            ...
 
 `sensorium.aio.connect` is the same for `await`.
 """

@@ -10,6 +10,7 @@ from sensorium.client.remote import Remote
 from sensorium.client.server import Server
 from sensorium.client.verbs import AsyncVerbs, Verbs
 from sensorium.errors import ServiceClosed
+from sensorium.streams import AsyncEvents, Events, Streams
 from sensorium.verbs import awaited, background, waited_for
 
 
@@ -26,6 +27,7 @@ class _Face:
         connections: int = 16,
         pass_urls: bool = True,
         ca: str | os.PathLike[str] | None = None,
+        silence: float = 45.0,
     ) -> None:
         """Nothing is sent yet. Raises InvalidConfiguration, naming what is wrong; `Server` says what each means."""
         self.server = Server.of(
@@ -36,6 +38,7 @@ class _Face:
             connections=connections,
             pass_urls=pass_urls,
             ca=ca,
+            silence=silence,
         )
         self.server.trusted()
         self._closed = False
@@ -52,6 +55,11 @@ class _Face:
 class Client(_Face, Verbs):
     """A server's verbs as plain functions, from any thread. Close it, or use it in `with`."""
 
+    @property
+    def stream(self) -> Streams[Events]:
+        """The same verbs, which give an answer as it comes: `for event in client.stream.ask(...)`."""
+        return Streams(Events, self._answerer)
+
     def __enter__(self) -> Self:
         return self
 
@@ -66,6 +74,11 @@ class Client(_Face, Verbs):
 
 class AsyncClient(_Face, AsyncVerbs):
     """A server's verbs as coroutine functions, in any event loop. Close it, or use it in `async with`."""
+
+    @property
+    def stream(self) -> Streams[AsyncEvents]:
+        """The same verbs, which give an answer as it comes: `async for event in client.stream.ask(...)`."""
+        return Streams(AsyncEvents, self._answerer)
 
     async def __aenter__(self) -> Self:
         return self

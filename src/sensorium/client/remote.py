@@ -7,16 +7,19 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sensorium import __version__
 from sensorium.client.server import Server
-from sensorium.client.wire import body_of, error_of, manner_of, result_of
+from sensorium.client.wire import Telling, body_of, broken, error_of, manner_of, result_of
 from sensorium.deadline import checked_seconds, within
-from sensorium.engine import Options
+from sensorium.engine import Event, Listener, Options, Progress, ignore
 from sensorium.errors import InvalidAnswer, Overloaded, SensoriumError, ServerUnreachable, ServiceClosed
+from sensorium.listening import Stream
 from sensorium.lists import Outcome, in_order
 from sensorium.schemas.base import Request
 from sensorium.telemetry import new_trace
@@ -28,6 +31,7 @@ LARGEST_ANSWER = 64 * 2**20
 """Bytes."""
 LONGEST_TIMEOUT = 3600.0
 """Seconds; servers take no larger `timeout`."""
+EVENTS = "text/event-stream"
 FIRST_PAUSE = 0.05
 """Seconds before a broken connection is tried again; then twice as long each time."""
 
@@ -57,14 +61,21 @@ class Remote:
         *,
         options: Options = Options(),  # noqa: B008 - frozen
         timeout: float | None = None,  # noqa: ASYNC109 - covers all tries, and ends in our error
+        listener: Listener = ignore,
     ) -> Any:
-        """The server's answer to one request.
+        """The server's answer to one request; parts of it go to the listener as they come.
 
         Raises what the server raised; ServerUnreachable when there is no connection, and InvalidAnswer when
-        something else than a sensorium server answers. `timeout` is in seconds, by default the server's own.
+        something else than a sensorium server answers; StreamBroken for an answer with a listener that was cut off or
+        fell silent. `timeout` is in seconds, by default the server's own.
         """
         seconds = checked_seconds(self.server.timeout * request.patience() if timeout is None else timeout)
-        return await within(seconds, self._persistently(request, options, time.monotonic() + seconds, new_trace()))
+        question = _Question(request, options, time.monotonic() + seconds, new_trace(), listener)
+        return await within(seconds, self._persistently(question))
+
+    def stream(self, request: Request, **how: Any) -> Stream:
+        """The answer's parts as they come, and then the whole of it. Leaving closes the connection, and so ends the work."""
+        return Stream(partial(self.run, request, **how))
 
     def each(self, requests: Iterable[Request], **how: Any) -> AsyncGenerator[Outcome, None]:
         """The outcome of each request, in order, as soon as it is there. Takes requests no faster than it works."""
@@ -76,45 +87,75 @@ class Remote:
         if self._session is not None:
             await self._session.close()
 
-    async def _persistently(self, request: Request, options: Options, deadline: float, trace: str) -> Any:
-        """Every task may be repeated: what was lost on the way is sent again."""
+    async def _persistently(self, question: _Question) -> Any:
+        """Every task may be repeated: what was lost on the way is sent again, unless part of an answer was heard."""
         if not self.server.pass_urls:
-            for source in request.sources():
+            for source in question.request.sources():
                 if source.url is not None:
                     await source.read()
         tries = 0
         while True:
             try:
-                return await self._once(request, options, deadline, trace)
+                return await self._once(question)
             except (Overloaded, ServerUnreachable) as error:
-                pause = _pause(error, tries)
-                if tries == self.server.retries or time.monotonic() + pause > deadline or _never_connected(error):
+                pause, late = _pause(error, tries), question.deadline - time.monotonic()
+                if tries == self.server.retries or pause > late or question.heard or _never_connected(error):
                     raise
             tries += 1
             await asyncio.sleep(pause)
 
-    async def _once(self, request: Request, options: Options, deadline: float, trace: str) -> Any:
-        left = min(max(deadline - time.monotonic(), 0.001), LONGEST_TIMEOUT)
-        manner = {"timeout": round(left, 3), **manner_of(options)}
-        async with body_of(request, manner) as body:
-            status, headers, answer = await self._exchange(request.task, body, trace)
-        if status == 200:
-            return result_of(request.answer, answer, self.server.origin)
-        error = error_of(status, headers, answer, self.server.origin)
-        error.add_note(f"Request {trace} to {self.server.origin}")
+    async def _once(self, question: _Question) -> Any:
+        async with body_of(question.request, question.manner()) as body, self._asked(question, body) as answer:
+            if answer.status == 200 and answer.content_type == EVENTS:
+                return await self._told(question, answer)
+            whole = await self._whole(answer)
+        if answer.status == 200:
+            return result_of(question.request.answer, whole, self.server.origin)
+        error = error_of(answer.status, answer.headers, whole, self.server.origin)
+        error.add_note(f"Request {question.trace} to {self.server.origin}")
         raise error
 
-    async def _exchange(self, task: str, body: dict[str, Any], trace: str) -> tuple[int, Mapping[str, str], bytes]:
+    @asynccontextmanager
+    async def _asked(self, question: _Question, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The server's answer, of which the head has come. Leaving before its end closes the connection."""
         import aiohttp
 
-        session, headers = self._opened(), _traced(trace)
+        session, headers = self._opened(), _traced(question.trace)
+        route = self.server.route(question.request.task)
+        begun = False
         try:
-            async with session.post(self.server.route(task), **body, headers=headers, allow_redirects=False) as answer:
-                return answer.status, answer.headers, await self._whole(answer)
+            async with session.post(route, **body, headers=headers, allow_redirects=False) as answer:
+                begun = answer.status == 200 and answer.content_type == EVENTS
+                yield answer
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if self._closed:
                 raise ServiceClosed("The client was closed while it waited for an answer") from error
+            if begun:
+                raise broken(self.server.origin, "the connection was cut") from error
             raise _unreachable(error, self.server.origin) from error
+
+    async def _told(self, question: _Question, answer: aiohttp.ClientResponse) -> Any:
+        """The whole of a streamed answer; its parts are told to the listener."""
+        telling = Telling(question.request.answer, self.server.origin, LARGEST_ANSWER)
+        while not telling.over:
+            for event in telling.feed(await self._read(answer)):
+                await question.tell(event)
+        if telling.result is None:
+            raise broken(self.server.origin, "it ended without a result")
+        return telling.result
+
+    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
+        """What comes next, a sign of life at least."""
+        try:
+            async with asyncio.timeout(self.server.silence) as patience:
+                read = await answer.content.readany()
+        except TimeoutError as error:
+            if not patience.expired():
+                raise
+            raise broken(self.server.origin, f"nothing came for {self.server.silence:g} s") from error
+        if not read:
+            raise broken(self.server.origin, "it ended before its end was told")
+        return read
 
     async def _whole(self, answer: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
@@ -143,6 +184,30 @@ class Remote:
             timeout=aiohttp.ClientTimeout(total=None),  # ours is around everything
             trust_env=False,  # a .netrc would send other credentials
         )
+
+
+@dataclass(slots=True)
+class _Question:
+    """One request on its way."""
+
+    request: Request
+    options: Options
+    deadline: float
+    """On the clock of `time.monotonic`."""
+    trace: str
+    listener: Listener
+    heard: bool = False
+    """Whether the listener has been told part of the answer."""
+
+    def manner(self) -> dict[str, Any]:
+        """How the server is to serve it, within the time that is left."""
+        left = min(max(self.deadline - time.monotonic(), 0.001), LONGEST_TIMEOUT)
+        streamed = {} if self.listener is ignore else {"stream": True}
+        return {"timeout": round(left, 3), **streamed, **manner_of(self.options)}
+
+    async def tell(self, event: Event) -> None:
+        self.heard = self.heard or not isinstance(event, Progress)
+        await self.listener(event)
 
 
 def _traced(trace: str) -> dict[str, str]:

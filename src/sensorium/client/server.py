@@ -32,6 +32,8 @@ class Server(Frozen):
     """Whether the server fetches what a URL names, under its own rules. Else it is fetched here, and uploaded."""
     ca: FilePath | None = None
     """A file of certificates (PEM) to trust instead of the system's, for a server with a certificate of your own."""
+    silence: float = Field(default=45.0, gt=0, allow_inf_nan=False)
+    """How many seconds a streamed answer may be silent, signs of life included: a server gives one every 15 s by default."""
 
     @classmethod
     def of(cls, **fields: Any) -> Self:

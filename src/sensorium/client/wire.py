@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from typing import IO, Any
 
@@ -14,10 +14,19 @@ from pydantic_core import from_json, to_json
 
 from sensorium import errors
 from sensorium.engine import Options
-from sensorium.errors import InvalidAnswer, Overloaded, SensoriumError, ServerUnreachable, UnstructuredAnswer
+from sensorium.errors import (
+    InvalidAnswer,
+    Overloaded,
+    SensoriumError,
+    ServerUnreachable,
+    StreamBroken,
+    UnstructuredAnswer,
+)
 from sensorium.media.pool import in_thread
 from sensorium.media.source import Source
+from sensorium.runtimes.sse import Events
 from sensorium.schemas.base import Request, Result, wrong_fields
+from sensorium.schemas.events import Delta, Event, Item, Progress
 
 LONGEST_MESSAGE = 2000
 """Characters of an error that are kept."""
@@ -131,6 +140,57 @@ def result_of(answer: type[Result], body: bytes, origin: str) -> Result:
             why=f"it is no {answer.__name__} ({wrong_fields(error, answer)})",
             fix="Check the address; use the same version of sensorium on both sides",
         ) from error
+
+
+class Telling:
+    """A streamed answer, understood from its bytes. What a newer server tells besides is passed over."""
+
+    def __init__(self, answer: type[Result], origin: str, longest: int) -> None:
+        self._answer, self._origin, self._events = answer, origin, Events(longest)
+        self.result: Result | None = None
+        self.over = False
+        """Whether the answer's end has come."""
+
+    def feed(self, read: bytes) -> Iterator[Event]:
+        """The events that this completes, up to the end.
+
+        Raises, after those that came before, the error that the server tells, and StreamBroken for what is no event.
+        """
+        told = self._events.feed(read)
+        for kind, data in zip(self._events.kinds, told, strict=True):
+            event = self._understood(kind, data)
+            if event is not None:
+                yield event
+            if self.over:
+                return
+
+    def _understood(self, kind: bytes, data: bytes) -> Event | None:
+        try:
+            match kind:
+                case b"delta":
+                    return Delta(**_named(data, "text"))
+                case b"item":
+                    return Item(**_named(data, "index", "value"))
+                case b"progress":
+                    return Progress(**_named(data, "done", "total", "message"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise broken(self._origin, "it is not in the format of sensorium") from error
+        if kind == b"error":
+            raise error_of(200, {}, data, self._origin)
+        if kind == b"result":
+            self.result = result_of(self._answer, data, self._origin)
+        self.over = self.over or kind == b"end"
+        return None
+
+
+def _named(data: bytes, *names: str) -> dict[str, Any]:
+    told = from_json(data)
+    return {name: told[name] for name in names}
+
+
+def broken(origin: str, why: str) -> StreamBroken:
+    """What a stream ends with that was cut off."""
+    return StreamBroken(f"The answer of {origin} broke off", why=why)
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes, origin: str) -> SensoriumError:

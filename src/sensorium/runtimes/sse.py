@@ -13,8 +13,11 @@ _BOM = b"\xef\xbb\xbf"
 class Events:
     """Makes events of bytes, however they were cut into reads.
 
-    Lines end with CRLF, LF or CR. Only the data of events is kept: the formats of providers repeat the event's name in it.
+    Lines end with CRLF, LF or CR. An event is its data: the formats of providers repeat the event's name in it.
     """
+
+    kinds: list[bytes]
+    """What the events are called that the last `feed` gave, in their order; empty where one has no name."""
 
     def __init__(self, longest: int = LONGEST_EVENT) -> None:
         self._longest = longest
@@ -22,6 +25,7 @@ class Events:
         self._data: list[bytes] = []
         self._held = 0
         self._begun = self._after_cr = False
+        self._kind, self.kinds = b"", []
 
     def feed(self, read: bytes) -> list[bytes]:
         """The data of the events that this completes; empty ones are left out, as the standard says.
@@ -36,6 +40,7 @@ class Events:
         head, *lines = read.split(b"\n")
         self._hold(head)
         found: list[bytes] = []
+        self.kinds = []
         for following in lines:
             self._end_line(found)
             self._hold(following)
@@ -48,7 +53,7 @@ class Events:
     def _hold(self, part: bytes) -> None:
         self._held += len(part)
         if self._held > self._longest:
-            raise StreamBroken("The provider's answer cannot be read", why=f"an event has over {self._longest:,} bytes")
+            raise StreamBroken("The stream cannot be read", why=f"an event has over {self._longest:,} bytes")
         if part:
             self._line.append(part)
 
@@ -61,7 +66,11 @@ class Events:
             data, self._data, self._held = b"\n".join(self._data), [], 0
             if data:
                 found.append(data)
+                self.kinds.append(self._kind)
+            self._kind = b""
         elif line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
         else:
             self._held -= len(line)
+            if line.startswith(b"event:"):
+                self._kind = line[6:].removeprefix(b" ")
