@@ -17,14 +17,15 @@ from sensorium.errors import (
     RemoteForbidden,
     SensoriumError,
     Unavailable,
+    Unseeing,
 )
 from sensorium.schemas.base import Request, Result, Skipped
 
 FINAL = (InvalidInput, ReaderStalled)
 """Failures that no other model would mend: the request is wrong, or nobody waits any more."""
-OF_ONE_MODEL = (ContextTooLong,)
+OF_ONE_MODEL = (ContextTooLong, Unseeing)
 """Those of them that another model may well mend."""
-KEPT = (RemoteForbidden, ContextTooLong)
+KEPT = (RemoteForbidden, ContextTooLong, Unseeing)
 """Failures that are told as themselves where all models fail in that way."""
 
 GRACE_SECONDS = 0.25

@@ -9,6 +9,7 @@ metrics            every call, nested ones too; sees what callers see, and so al
                    remembered as the best
       privacy      of remote models only; inside fallback, so that local ones are still asked, and
                    outside the cache, so that equal questions do not share what only one allowed
+      sight        of models without vision; where privacy is, for the same reasons
         cache      per model, with single flight; keyed by the pictures as sent
           metering what the model does, within the caller's budget; inside the cache: remembered
                    answers cost nothing, and shared ones count once
@@ -38,6 +39,7 @@ from sensorium.layers.prepare import Prepare
 from sensorium.layers.privacy import Privacy
 from sensorium.layers.quota import Quota
 from sensorium.layers.retry import Retry
+from sensorium.layers.sight import Sight
 from sensorium.layers.structured import Structured
 from sensorium.layers.tile import Tiled
 from sensorium.schemas.base import Request, Result
@@ -91,6 +93,8 @@ def for_model(
     engine = ModelMetering(engine, card, Tariff(card) if card.does("ask") else None, book, telemetry)
     if store is not None and card.cached:
         engine = Cache(engine, store, content, seconds, telemetry)
+    if card.does("ask") and not card.vision:
+        engine = Sight(engine, card)
     return Privacy(engine, card) if card.remote else engine
 
 

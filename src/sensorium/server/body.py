@@ -228,12 +228,12 @@ def _sink(headers: Mapping[str, str], limits: BodyLimits, uploads: Uploads) -> _
     kind, options = (told, {}) if told == JSON else parse_options_header(told)
     if kind == JSON:
         if _declared_length(headers) > limits.text_bytes:
-            raise _text_too_long(limits.text_bytes, _declared_length(headers))
-        return _Json(limits.text_bytes)
+            raise _text_too_long(limits.text_bytes, limits.file_bytes, _declared_length(headers))
+        return _Json(limits.text_bytes, limits.file_bytes)
     if kind == "multipart/form-data":
         return _Form(options.get("boundary", ""), limits, uploads)
     if kind in ("", "application/x-www-form-urlencoded"):
-        return _UrlEncoded(min(limits.text_bytes, LONGEST_URL_ENCODED))
+        return _UrlEncoded(min(limits.text_bytes, LONGEST_URL_ENCODED), limits.file_bytes)
     if kind == "application/octet-stream" or kind.startswith("image/"):
         return _Whole(limits, uploads)
     raise UnsupportedMedia(
@@ -245,18 +245,19 @@ def _sink(headers: Mapping[str, str], limits: BodyLimits, uploads: Uploads) -> _
 class _Text:
     """A body that is read whole before it is understood."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._data = most, bytearray()
+    def __init__(self, most: int, file: int) -> None:
+        """`file` is how many bytes one file may have."""
+        self._most, self._file, self._data = most, file, bytearray()
 
     async def feed(self, data: bytes) -> None:
         self._data += data
         if len(self._data) > self._most:
-            raise _text_too_long(self._most)
+            raise _text_too_long(self._most, self._file)
 
 
-def _text_too_long(most: int, size: int | None = None) -> InputTooLarge:
-    has = "it has more bytes than are allowed" if size is None else f"it has {size:,} bytes"
-    why = f"{has}, and {most:,} are room for one file of `max_bytes`"
+def _text_too_long(most: int, file: int, size: int | None = None) -> InputTooLarge:
+    has = f"it has over {most:,} bytes" if size is None else f"it has {size:,} bytes"
+    why = f"{has}, and {most:,} are allowed: a file may have {file:,} (`max_bytes`)"
     return InputTooLarge(
         "The text of the body is too long", why=why, fix="Send smaller files, or upload them in a form"
     )
@@ -315,7 +316,7 @@ class _Whole:
         self._file.take(data)
         await self._file.settle()
         if self._file.too_large:  # nothing else could come of reading on
-            raise self._file.too_large
+            raise self._file.refusal("at least ")
 
     async def end(self) -> Body:
         return Body({}, (await self._file.upload(),) if self._file.size else ())
@@ -326,7 +327,6 @@ class _File:
 
     def __init__(self, field: str, filename: str, most: int, uploads: Uploads) -> None:
         self.field, self.filename, self.size = field, filename, 0
-        self.too_large: InputTooLarge | None = None
         self._most, self._uploads = most, uploads
         self._chunks: list[bytes] = []
         self._spooled: SpoolFile | None = None
@@ -336,8 +336,10 @@ class _File:
         if self.size <= self._most:
             self._chunks.append(data)
             self._uploads.in_memory += len(data)
-        elif self.too_large is None:
-            self.too_large = self._refusal()
+
+    @property
+    def too_large(self) -> bool:
+        return self.size > self._most
 
     async def settle(self) -> None:
         """Move to the spool what memory should not hold; let go of a file that is too large."""
@@ -350,7 +352,7 @@ class _File:
             await self._spooled.write(self._take_chunks())
 
     async def upload(self) -> Upload:
-        return Upload(self.field, self.filename, self.too_large or await self._source())
+        return Upload(self.field, self.filename, self.refusal() if self.too_large else await self._source())
 
     @property
     def _is_large(self) -> bool:
@@ -371,8 +373,8 @@ class _File:
     def _name(self) -> str:
         return self.filename or "the upload"
 
-    def _refusal(self) -> InputTooLarge:
-        why = f"{self._most:,} bytes are allowed (`max_bytes`)"
+    def refusal(self, about: str = "") -> InputTooLarge:
+        why = f"it has {about}{self.size:,} bytes, and {self._most:,} are allowed (`max_bytes`)"
         return InputTooLarge(f"{self._name[:60]} is too large", why=why, fix="Send a smaller file")
 
 
