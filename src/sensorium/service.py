@@ -39,7 +39,7 @@ from sensorium.stores.breakers import Breakers
 from sensorium.stores.memory import MemoryStore
 from sensorium.stores.quota import Ledger, Limiter, Limits, MemoryLedger, SqliteLedger
 from sensorium.stores.quota import limits_of as allowed_by
-from sensorium.stores.rates import MemoryRates, Rates, SqliteRates
+from sensorium.stores.rates import MemoryRates, Rates, SqliteRates, Standing
 from sensorium.stores.sqlite import SqliteStore
 from sensorium.stores.usage import UsageBook
 from sensorium.telemetry import TELEMETRY, new_trace
@@ -157,6 +157,12 @@ class Sensorium:
     def refuse_when_full(self) -> None:
         """Raises Overloaded while a request would be refused for want of room: a door can ask before it reads a body."""
         self._door.refuse_when_full()
+
+    async def standing(self, caller: Caller) -> Standing | None:
+        """How far the caller's minute is used up; None where nothing is counted."""
+        if caller.requests_per_minute is None:
+            return None
+        return await self._rates.standing(caller.name, caller.requests_per_minute)
 
     async def aclose(self) -> None:
         """Give models, threads and files back. What still runs ends with ServiceClosed."""

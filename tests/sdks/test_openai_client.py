@@ -12,6 +12,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
+from tests.keyring import kept_key
 from tests.pictures import JUNK, png
 from tests.sdks.serving import Counted, in_process, over_a_socket
 from tests.server.conftest import Server, eventually
@@ -63,6 +64,24 @@ def test_a_plain_answer(client: OpenAI) -> None:
     assert answer.choices[0].finish_reason == "stop"
     assert answer._request_id
     assert answer.id.endswith(answer._request_id)
+
+
+def test_how_the_caller_s_key_stands_is_read_from_the_raw_answer(tmp_path: Path) -> None:
+    key = kept_key(tmp_path / "data", "shop", requests_per_minute=3)
+    with (
+        over_a_socket(tmp_path, auth="on") as keyed,
+        OpenAI(base_url=f"{keyed.url}/v1", api_key=key, max_retries=0, timeout=20) as made,
+    ):
+        raw = made.chat.completions.with_raw_response.create(model="talker", messages=QUESTION)
+        assert raw.headers["x-ratelimit-limit-requests"] == "3"
+        assert raw.headers["x-ratelimit-remaining-requests"] == "2"
+        assert raw.headers["x-ratelimit-reset-requests"].endswith("s")
+        assert raw.request_id == raw.headers["x-request-id"]
+        assert raw.parse().choices[0].message.content == "A cat on a mat."
+        with made.chat.completions.with_streaming_response.create(
+            model="talker", messages=QUESTION, stream=True
+        ) as streamed:
+            assert streamed.headers["x-ratelimit-remaining-requests"] == "1"
 
 
 def test_a_picture_in_base64(client: OpenAI) -> None:

@@ -74,9 +74,9 @@ def native(server: Server, model: str, url: str, prompt: str, data: bytes) -> re
 
 
 def openai(server: Server, model: str, url: str, prompt: str, data: bytes) -> requests.Response:
-    shown = [{"type": "image_url", "image_url": {"url": url}}] if prompt else []
-    parts = [{"type": "text", "text": prompt}, *shown]
-    sent = {"model": model, "messages": [{"role": "user", "content": parts}]}
+    shown: list[Any] = [{"type": "image_url", "image_url": {"url": url}}] if prompt else []
+    parts: list[Any] = [{"type": "text", "text": prompt}, *shown]
+    sent: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": parts}]}
     return requests.post(f"{server.url}/v1/chat/completions", json=sent, timeout=10)
 
 

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from sensorium.schemas.base import Meta, Usage
 from sensorium.schemas.events import Delta, Progress
 from sensorium.server.facades import openai
 from sensorium.server.facades.base import Message
+from tests.keyring import kept_key
 from tests.pictures import JUNK, png
 from tests.server.conftest import Server
 from tests.server.test_streams import talking
@@ -168,7 +170,7 @@ def test_a_picture_that_is_too_large_says_its_size(server: Server) -> None:
     for size, has in ((101_000, "101,000 bytes"), (140_000, "186,668 characters")):
         assert has in told(size)
         assert "100,000" in told(size)
-    assert re.search(r"it has 266,\d+ bytes, and 205,\d+ are room", told(200_000))
+    assert re.search(r"it has 266,\d+ bytes, and 205,\d+ are allowed: a file may have 100,000", told(200_000))
 
 
 def test_an_unknown_model_names_the_near_ones(server: Server) -> None:
@@ -330,7 +332,32 @@ def test_clients_are_kept_from_retrying_what_was_retried_here() -> None:
 def test_waiting_is_told_in_all_the_ways_that_clients_read() -> None:
     told = refused(RateLimited("Too many", retry_after_seconds=1.25))[3]
     assert (told["retry-after"], told["retry-after-ms"]) == ("2", "1250")
-    assert (told["x-ratelimit-remaining-requests"], told["x-ratelimit-reset-requests"]) == ("0", "1.250s")
+
+
+def test_callers_with_a_rate_are_told_how_they_stand(tmp_path: Path) -> None:
+    rated, free = (
+        kept_key(tmp_path / "data", name, requests_per_minute=rate) for name, rate in (("rated", 3), ("free", None))
+    )
+    fields = {"model": "talker", "messages": said()}
+
+    def ask(key: str, route: str = "chat/completions", **more: Any) -> requests.Response:
+        sent = {**fields, **more}
+        return requests.post(f"{keyed.url}/v1/{route}", json=sent, headers={"X-API-Key": key}, timeout=10)
+
+    def standing(told: requests.Response) -> tuple[int, str, str]:
+        head = told.headers
+        assert 0 < float(head["x-ratelimit-reset-requests"].removesuffix("s")) <= 60
+        return told.status_code, head["x-ratelimit-limit-requests"], head["x-ratelimit-remaining-requests"]
+
+    with talking(tmp_path, auth="on") as keyed:
+        assert standing(ask(rated)) == (200, "3", "2")
+        assert standing(ask(rated, stream=True)) == (200, "3", "1")
+        assert standing(ask(rated, model="nobody")) == (404, "3", "0")
+        refusal = ask(rated)
+        assert standing(refusal) == (429, "3", "0")
+        assert refusal.headers["x-request-id"]
+        for told in (ask(free), ask("none"), ask(rated, "ask")):
+            assert "x-ratelimit-limit-requests" not in told.headers
 
 
 def test_a_provider_s_spent_quota_is_told_as_one() -> None:

@@ -47,6 +47,20 @@ async def test_a_minutes_requests_may_come_at_once_and_the_next_must_wait_its_sh
     assert await counted.take("shop", 6) == pytest.approx(10)
 
 
+async def test_how_a_caller_stands_is_told_and_takes_nothing(counted: Rates, clock: Clock) -> None:
+    assert tuple(await counted.standing("shop", 6)) == pytest.approx((6, 6, 0))
+    for left in (5, 4, 3, 2, 1, 0):
+        await counted.take("shop", 6)
+        assert tuple(await counted.standing("shop", 6)) == pytest.approx((6, left, 60 - 10 * left))
+    await counted.take("shop", 6)
+    assert tuple(await counted.standing("shop", 6)) == pytest.approx((6, 0, 60))
+    clock.now += 15
+    assert tuple(await counted.standing("shop", 6)) == pytest.approx((6, 1, 45))
+    clock.now += 45
+    assert tuple(await counted.standing("shop", 6)) == pytest.approx((6, 6, 0))
+    assert (await counted.standing("another", 7)).left == 7
+
+
 async def test_waiting_as_long_as_was_told_is_enough(counted: Rates, clock: Clock) -> None:
     for per_minute in (1, 7, 600):
         while not (after := await counted.take(f"{per_minute}", per_minute)):

@@ -98,7 +98,8 @@ def _browsers(settings: Settings) -> Iterator[Middleware]:
     if not asks_for_keys(settings):
         yield Middleware(KnownHosts, settings)
     if settings.cors_origins:
-        told = ["X-Request-Id", "Retry-After", "WWW-Authenticate"]
+        rates = [f"X-RateLimit-{what}-Requests" for what in ("Limit", "Remaining", "Reset")]
+        told = ["X-Request-Id", "Retry-After", "WWW-Authenticate", *rates]
         yield Middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,

@@ -131,19 +131,21 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = Arrival(receive)
-        reply = await self._reply(scope, arrival, send)
+        visit = Visit(scope, arrival, send)
+        reply = await self._reply(visit)
         if reply is not None:
-            await answer(reply, scope, arrival, send)
+            await answer(reply, scope, arrival, visit.send)
 
-    async def _reply(self, scope: Scope, receive: Receive, send: Send) -> Reply | None:
+    async def _reply(self, visit: Visit) -> Reply | None:
         """None when the client left, or was told all as a stream."""
         me: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment] # a coroutine runs in a task
         self._house.at_work.add(me)
-        visit = Visit(scope, receive, send)
         try:
-            head = head_of(scope)
-            scope[CALLER] = await self._house.caller(self._facade.credential(head))
-            return await self._served(visit, head, scope[CALLER])
+            head = head_of(visit.scope)
+            visit.scope[CALLER] = caller = await self._house.caller(self._facade.credential(head))
+            if caller.requests_per_minute is not None and self._facade.allowance is not None:
+                visit.send = self._telling(visit.send, caller, self._facade.allowance)
+            return await self._served(visit, head, caller)
         except asyncio.CancelledError:
             if visit.talk is not None and visit.talk.stalled:
                 me.uncancel()
@@ -159,6 +161,18 @@ class Door:
             return await self._failed(visit, unexpected(error))
         finally:
             self._house.at_work.discard(me)
+
+    def _telling(self, send: Send, caller: Caller, allowance: Callable[..., tuple[tuple[bytes, bytes], ...]]) -> Send:
+        """Sends the same, and in the answer's head how the caller stands by then."""
+
+        async def tell(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                with contextlib.suppress(ServiceClosed):
+                    standing = await self._house.inside[0].standing(caller)
+                    message["headers"] = [*message["headers"], *(allowance(*standing) if standing else ())]
+            await send(message)
+
+        return tell
 
     async def _failed(self, visit: Visit, error: SensoriumError) -> Reply | None:
         if visit.talk is None or not visit.talk.started:

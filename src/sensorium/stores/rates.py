@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sensorium.errors import InvalidConfiguration
 from sensorium.stores.sqlite import Database
@@ -28,11 +28,25 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS rates (name TEXT PRIMARY KEY, paid REAL NOT
 log = logging.getLogger("sensorium.rates")
 
 
+class Standing(NamedTuple):
+    """How far a caller's minute is used up."""
+
+    limit: int
+    """Requests a minute."""
+    left: int
+    """Of them, those that may be sent at once."""
+    reset_seconds: float
+    """After how long without a request all may."""
+
+
 class Rates(Protocol):
     """A bucket for each name: it holds a minute's requests, and fills again evenly."""
 
     async def take(self, name: str, per_minute: int) -> float:
         """Take one request: 0 when there was one, else the seconds until there will be."""
+
+    async def standing(self, name: str, per_minute: int) -> Standing:
+        """How much is left; takes nothing."""
 
     async def close(self) -> None:
         """Give files and threads back."""
@@ -52,6 +66,10 @@ class MemoryRates:
         if len(self._paid) > MOST_NAMES:
             self._paid = {known: until for known, until in self._paid.items() if until > now}
         return after
+
+    async def standing(self, name: str, per_minute: int) -> Standing:
+        now = self._clock()
+        return left(self._paid.get(name, now), now, per_minute)
 
     async def close(self) -> None:
         self._paid.clear()
@@ -73,6 +91,12 @@ class SqliteRates:
             log.warning("%s cannot be used (%s): rates are counted by each process alone", self._database.path, error)
             return await self._alone.take(name, per_minute)
 
+    async def standing(self, name: str, per_minute: int) -> Standing:
+        try:
+            return await self._database.do(self._standing, name, per_minute)
+        except (sqlite3.Error, InvalidConfiguration):  # as `take` has said
+            return await self._alone.standing(name, per_minute)
+
     async def close(self) -> None:
         await self._database.close()
 
@@ -89,6 +113,11 @@ class SqliteRates:
         self._takes += 1
         return after
 
+    def _standing(self, connection: sqlite3.Connection, name: str, per_minute: int) -> Standing:
+        now = self._clock()
+        row = connection.execute("SELECT paid FROM rates WHERE name = ?", (name,)).fetchone()
+        return left(row[0] if row else now, now, per_minute)
+
 
 def taken(paid: float, now: float, per_minute: int) -> tuple[float, float]:
     """Until when requests are paid for, after one more; and how many seconds too early that one is, or 0.
@@ -98,3 +127,10 @@ def taken(paid: float, now: float, per_minute: int) -> tuple[float, float]:
     begins = min(max(paid, now), now + WINDOW_SECONDS)  # a clock that was set back must lock nobody out for longer
     early = begins + WINDOW_SECONDS / per_minute - now - WINDOW_SECONDS
     return (begins, early) if early > TOLERANCE_SECONDS else (begins + WINDOW_SECONDS / per_minute, 0.0)
+
+
+def left(paid: float, now: float, per_minute: int) -> Standing:
+    """What is left of the bucket, of which is paid for until then."""
+    ahead = min(max(paid - now, 0.0), WINDOW_SECONDS)
+    share = WINDOW_SECONDS / per_minute
+    return Standing(per_minute, int((WINDOW_SECONDS - ahead + TOLERANCE_SECONDS) / share), ahead)

@@ -125,5 +125,8 @@ class Facade:
     method: str = "POST"
     encoder: Callable[[Any], Encoder] | None = None
     """Of the plan's context: how a streamed answer is told; None: nothing is streamed here."""
+    allowance: Callable[[int, int, float], tuple[tuple[bytes, bytes], ...]] | None = None
+    """The headers that tell callers with a rate how they stand: requests a minute, how many are left, and the seconds until
+    all are there again; None: it is not told here."""
     credential: Callable[[Message], str | None] = key_of
     """The key or token that a message carries, where its clients put it; called before the body is read, and without it."""

@@ -331,11 +331,17 @@ def _headers(error: SensoriumError) -> Iterator[tuple[bytes, bytes]]:
     yield from headers_of([error])
     if isinstance(error, errors.Overloaded):
         yield b"retry-after-ms", str(round(error.retry_after_seconds * 1000)).encode()
-    if isinstance(error, errors.RateLimited):
-        yield b"x-ratelimit-remaining-requests", b"0"
-        yield b"x-ratelimit-reset-requests", f"{error.retry_after_seconds:.3f}s".encode()
     if _is_retried(_status(error)) and type(error) not in WORTH_RETRYING:
         yield b"x-should-retry", b"false"
+
+
+def allowance(limit: int, left: int, reset_seconds: float) -> tuple[tuple[bytes, bytes], ...]:
+    """How a caller stands, as OpenAI's clients know it."""
+    return (
+        (b"x-ratelimit-limit-requests", str(limit).encode()),
+        (b"x-ratelimit-remaining-requests", str(left).encode()),
+        (b"x-ratelimit-reset-requests", f"{reset_seconds:.3f}s".encode()),
+    )
 
 
 FACADE = Facade(
@@ -345,4 +351,5 @@ FACADE = Facade(
     refuse=refuse,
     operation=operation,
     encoder=Chunks,
+    allowance=allowance,
 )
