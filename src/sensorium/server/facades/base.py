@@ -124,6 +124,9 @@ class Facade:
     """The route's page for OpenAPI: an Operation Object. Schemas of tasks are referred to by name."""
     method: str = "POST"
     encoder: Callable[[Any], Encoder] | None = None
-    """Of the plan's context: how a streamed answer is told; None: nothing is streamed here."""
+    """Of the plan's context: how a streamed answer is told; None: not here, or by `recorder`."""
+    recorder: Callable[[Any, str], Encoder] | None = None
+    """In place of `encoder`, of the plan's context and the stream's id: for answers that are kept while they are told, so
+    that readers can come back. What it gives are whole events, without ids: those come from the log."""
     credential: Callable[[Message], str | None] = key_of
     """The key or token that a message carries, where its clients put it; called before the body is read, and without it."""
