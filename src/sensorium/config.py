@@ -98,8 +98,8 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """The port that `sensorium serve` listens on; 0 takes a free one."""
     workers: int = Field(default=1, ge=1)
-    """How many processes serve. Each of several computes on its share of the cores, and answers and rates are kept in files
-    that all of them read, unless `threads`, `running`, `cache` and `rates` say otherwise."""
+    """How many processes serve. Each of several computes on its share of the cores, and answers, rates and streams are kept in files
+    that all of them read, unless `threads`, `running`, `cache`, `rates` and `streams` say otherwise."""
     drain_seconds: float = Field(default=30.0, gt=0)
     """How long a server that is told to stop goes on with what is under way."""
     certfile: Path | None = None
@@ -177,6 +177,13 @@ class Settings(BaseSettings):
     known to be whole, with signs of life until then, so that a model that breaks in the middle is asked again, or the next one."""
     heartbeat_seconds: float = Field(default=15.0, ge=0.01)
     """After how long without anything to tell a streamed answer gives a sign of life, so that nobody on the way takes it for dead."""
+
+    resume_grace_seconds: float = Field(default=10.0, ge=0)
+    """How long the work on a streamed answer goes on when nobody reads it any more, so that its reader can come back; 0: not at
+    all. On `POST /v1/<task>`; on other routes a client that leaves ends the work at once."""
+    streams: Literal["memory", "sqlite"] = "memory"
+    """Where streamed answers are kept for readers that come back: in this process, or in a file that all workers of this
+    server share; without workers it is in `cache_dir`."""
 
     @field_serializer("sealing_key", "jwt_secret", "redis_url")
     def _hidden(self, secret: SecretStr | None, info: FieldSerializationInfo[Any]) -> Any:

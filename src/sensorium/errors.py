@@ -4,7 +4,8 @@
     ├── InvalidInput             what was handed in cannot be used as it stands
     │   ├── InvalidRequest       a field of the request is missing or wrong
     │   │   ├── UnknownTask      no task of that name
-    │   │   └── UnknownModel     no model of that name, or not one for this task
+    │   │   ├── UnknownModel     no model of that name, or not one for this task
+    │   │   └── UnknownStream    no stream of that id, or not one of this key's
     │   ├── FileMissing          the path leads nowhere, or to something unreadable
     │   ├── InvalidBase64        the text is not base64
     │   ├── InputTooLarge        more bytes or more pixels than the limits allow
@@ -35,6 +36,7 @@
     │   │   └── ProviderLimited  the provider, or our own quota for it, allows no more now
     │   ├── DeadlineExceeded     the answer was not ready in time
     │   ├── ReaderStalled        the reader of a stream stopped reading
+    │   ├── StreamGone           what a stream told next is not kept any more
     │   ├── MissingKey           the key for a provider is not set
     │   ├── ProviderDenied       the provider does not take our key, or does not have the model
     │   ├── ProviderFailed       the provider failed, or cannot be reached
@@ -110,6 +112,13 @@ class UnknownModel(InvalidRequest):
 
     code = "unknown_model"
     remedy = "Use a name that `sensorium engines` lists."
+
+
+class UnknownStream(InvalidRequest):
+    """No stream has that id, or it was asked for with another key."""
+
+    code = "unknown_stream"
+    remedy = "Use the id that the stream's first event tells, with the key that asked for it."
 
 
 class FileMissing(InvalidInput):
@@ -343,6 +352,13 @@ class ReaderStalled(Unavailable):
     code = "reader_stalled"
     retryable = True
     remedy = "Read events as they come, or ask without streaming."
+
+
+class StreamGone(Unavailable):
+    """What a stream told next is not kept any more: it ended long ago, or told too much since."""
+
+    code = "stream_gone"
+    remedy = "Ask again from the beginning; come back sooner, and read as fast as it is told."
 
 
 class MissingKey(Unavailable):

@@ -374,6 +374,12 @@ class Telemetry:
         self.usage_errors = Counters(
             "sensorium_usage_errors_total", "Failures to write what callers used; it is written later."
         )
+        self.stream_bytes = Gauges(
+            "sensorium_stream_kept_bytes", "Bytes of streamed answers in memory, kept for readers that come back."
+        )
+        self.stream_errors = Counters(
+            "sensorium_stream_errors_total", "Failures to write streamed answers to the file that workers share."
+        )
         self.tracer: Tracer | None = None
 
     def families(self) -> dict[str, Family[Any]]:

@@ -114,7 +114,7 @@ def test_deaths_in_quick_succession_are_made_good_ever_later() -> None:
 def test_workers_share_the_cores_and_remember_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     told = share(Settings(workers=2))
-    assert (told.threads, told.running, told.cache) == (4, 10, "sqlite")
+    assert (told.threads, told.running, told.cache, told.streams) == (4, 10, "sqlite", "sqlite")
     told = share(Settings(workers=4, threads=3, running=5, cache="off"))
     assert (told.threads, told.running, told.cache) == (3, 5, "off")
     assert share(Settings(workers=999)).threads == 1

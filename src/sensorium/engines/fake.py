@@ -4,6 +4,7 @@ It reads the pictures that it is given, so that a bad one fails here as it would
 else it does stands on its card, under `quirks`:
 
     words = ["a", "cat"]     said one by one before the answer
+    times = 3                how often it says them all over
     seconds = 0.1            how long it works before each word, and before the answer
     fail = "overloaded"      the code of the error that it raises in place of the answer
     fail_times = 2           how often it fails before it recovers; without it, always
@@ -39,6 +40,7 @@ class Quirks(Frozen):
     """What a fake does beside answering."""
 
     words: tuple[str, ...] = ()
+    times: int = Field(default=1, ge=1)
     seconds: float = Field(default=0.0, ge=0)
     fail: str | None = None
     fail_times: int | None = Field(default=None, ge=1)
@@ -64,14 +66,15 @@ class Engine:
     async def run(self, request: Request, call: Call) -> Result:
         self._calls += 1
         seen = [await source.image() for source in request.sources()]
-        for word in self._quirks.words:
+        words = self._quirks.words * self._quirks.times
+        for word in words:
             await asyncio.sleep(self._quirks.seconds)
             await call.emit(Delta(word))
         await asyncio.sleep(self._quirks.seconds)
         self._fail_on_demand()
-        if isinstance(request, AskRequest) and request.json_schema is not None and not self._quirks.words:
+        if isinstance(request, AskRequest) and request.json_schema is not None and not words:
             return Answer(text=json.dumps(example_for(request.json_schema)), answered_by=self._card.id)
-        return _example(request, ImageInfo.of(seen[0]) if seen else None, "".join(self._quirks.words))
+        return _example(request, ImageInfo.of(seen[0]) if seen else None, "".join(words))
 
     def _fail_on_demand(self) -> None:
         times = self._quirks.fail_times

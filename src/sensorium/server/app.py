@@ -26,7 +26,7 @@ from sensorium.config import Settings, load_settings
 from sensorium.engine import OPERATING, Caller
 from sensorium.errors import SensoriumError
 from sensorium.registry import Registry, Task
-from sensorium.server import models, openapi, ui, usage
+from sensorium.server import models, openapi, resume, ui, usage
 from sensorium.server.access import Access
 from sensorium.server.auth import asks_for_keys
 from sensorium.server.door import CALLER, TRACE, Door, House, head_of
@@ -50,6 +50,7 @@ def create_app(settings: Settings | None = None) -> Starlette:
     app = _Application(
         routes=[
             *doors,
+            resume.route(house),
             *_pages(house, tasks, facades),
             *ui.routes(),
         ],

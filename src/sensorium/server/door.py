@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -30,12 +31,14 @@ from sensorium.server.body import (
 from sensorium.server.events import Talk
 from sensorium.server.exposition import exposition
 from sensorium.server.facades.base import Encoder, Facade, Message, Outcome, Plan, Reply
+from sensorium.server.recording import Recording, Recordings
 from sensorium.server.resources import tell_of_this_process
-from sensorium.server.run_folder import RunFolder, run_folder
+from sensorium.server.run_folder import RunFolder, run_folder, shared_folder
 from sensorium.server.spool import Spool
 from sensorium.server.traces import Traces
 from sensorium.service import Sensorium
-from sensorium.stores import usage
+from sensorium.stores import events_sqlite, usage
+from sensorium.stores.events import EventLog, MemoryLog
 from sensorium.stores.usage import UsageBook
 from sensorium.telemetry import TELEMETRY
 
@@ -62,6 +65,8 @@ class House:
         self.body_limits = BodyLimits(settings.max_upload_bytes, settings.max_bytes, settings.upload_seconds)
         self.source_limits = limits.Limits(max_bytes=settings.max_bytes)
         self.upload_budget = UploadBudget(settings.upload_budget)
+        self.recordings: Recordings | None = None
+        """Streamed answers that readers can come back to; there while the server runs."""
         self.opened = asyncio.Event()
         self.leaving = False
         """Whether the server has been told to stop; what is under way goes on."""
@@ -82,6 +87,7 @@ class House:
         if self._traces:
             self._traces.open(TELEMETRY)
         self.book = UsageBook(self.settings.data_dir / usage.FILE)
+        self.recordings = Recordings(_event_log(self.settings), self.settings.resume_grace_seconds)
         service = Sensorium(self.settings, book=self.book)
         self._inside = service, await asyncio.to_thread(Spool)
         service.start()
@@ -91,6 +97,8 @@ class House:
         (service, spool), self._inside = self.inside, None
         if self._guard:
             await self._guard.close()
+        if self.recordings:
+            await self.recordings.close()
         await service.aclose()
         if self.book:
             await self.book.close()
@@ -109,6 +117,12 @@ class House:
         self.cut_off = True
         for task in self.at_work:
             task.cancel()
+        if self.recordings:
+            self.recordings.cut()
+
+    def talk(self, encoder: Encoder, send: Send) -> Talk:
+        """With a client that is told an answer as it comes."""
+        return Talk(encoder, send, interval=self.settings.heartbeat_seconds, patience=self.settings.unread_seconds)
 
     @property
     def inside(self) -> tuple[Sensorium, Spool]:
@@ -185,14 +199,19 @@ class Door:
         # Before the body is read: reading what cannot be served would take time from what can.
         service.refuse_when_full()
         refuse_when_full(head.headers, self._house.upload_budget)
-        uploads = Uploads(spool, self._house.upload_budget)
+        uploads, recorded = Uploads(spool, self._house.upload_budget), False
         try:
             plan = await self._planned(visit, head, uploads)
+            if plan.stream and self._facade.recorder is not None:
+                recording, recorded = self._recording(plan, service, head.trace, caller, uploads.discard), True
+                visit.talk = self._house.talk(recording, visit.send)
+                return await unless_gone(visit, self._retold(plan, visit.talk, recording))
             if plan.stream and self._facade.encoder is not None:
-                visit.talk = self._talk(self._facade.encoder(plan.context), visit.send)
+                visit.talk = self._house.talk(self._facade.encoder(plan.context), visit.send)
             return await unless_gone(visit, self._answered(plan, visit.talk, service, head.trace, caller))
         finally:
-            uploads.discard()
+            if not recorded:
+                uploads.discard()
 
     async def _planned(self, visit: Visit, head: Message, uploads: Uploads) -> Plan:
         """What the message asks for; its body is gone when this ends, except for what the plan holds of it."""
@@ -201,9 +220,26 @@ class Door:
         with limits.use(self._house.source_limits):
             return self._facade.parse(message)
 
-    def _talk(self, encoder: Encoder, send: Send) -> Talk:
-        settings = self._house.settings
-        return Talk(encoder, send, interval=settings.heartbeat_seconds, patience=settings.unread_seconds)
+    def _recording(
+        self, plan: Plan, service: Sensorium, trace: str, caller: Caller, at_end: Callable[[], None]
+    ) -> Recording:
+        """The answer, begun, which goes on for a while without its client."""
+        assert self._facade.recorder is not None and self._house.recordings is not None  # noqa: S101, PT018 - by who calls
+
+        async def work(listener: Listener) -> Sequence[Outcome]:
+            try:
+                return [await self._told(plan, service, trace, caller, listener)]
+            except SensoriumError as error:
+                return (error,)
+            except Exception as error:  # noqa: BLE001 - as in `_reply`
+                return (unexpected(error),)
+
+        return self._house.recordings.begin(caller.name, partial(self._facade.recorder, plan.context), work, at_end)
+
+    async def _retold(self, plan: Plan, talk: Talk, recording: Recording) -> Reply | None:
+        """The reply; None when all was told as a stream."""
+        outcomes = await recording.tell(talk)
+        return self._facade.render(outcomes, plan.context) if outcomes else None
 
     async def _answered(
         self, plan: Plan, talk: Talk | None, service: Sensorium, trace: str, caller: Caller
@@ -212,18 +248,22 @@ class Door:
         if talk is None:
             return self._facade.render(await outcomes_of(plan, service, trace, caller), plan.context)
         with talk:
-            live = self._house.settings.streaming == "live"
-            outcomes = await outcomes_of(plan, service, trace, caller, talk.hear if live else ignore)
-            (outcome,) = outcomes
+            outcome = await self._told(plan, service, trace, caller, talk.hear)
             if not isinstance(outcome, SensoriumError):
-                if not live and outcome.words:
-                    await talk.hear(Delta(outcome.words))
                 await talk.end(outcome)
             elif talk.started:
                 await talk.fail(outcome)
             else:
-                return self._facade.render(outcomes, plan.context)
+                return self._facade.render([outcome], plan.context)
         return None
+
+    async def _told(self, plan: Plan, service: Sensorium, trace: str, caller: Caller, listener: Listener) -> Outcome:
+        """What became of the one request of a stream; the listener hears its words as they come, or when all are known."""
+        live = self._house.settings.streaming == "live"
+        (outcome,) = await outcomes_of(plan, service, trace, caller, listener if live else ignore)
+        if not (live or isinstance(outcome, SensoriumError)) and outcome.words:
+            await listener(Delta(outcome.words))
+        return outcome
 
 
 class Client:
@@ -330,6 +370,12 @@ async def _watch(receive: Receive, leave: Callable[[], None]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     leave()
+
+
+def _event_log(settings: Settings) -> EventLog:
+    if settings.streams == "memory":
+        return MemoryLog()
+    return events_sqlite.SqliteLog((shared_folder() or settings.cache_dir) / events_sqlite.FILE)
 
 
 def unexpected(error: Exception) -> EngineFailed:

@@ -75,17 +75,18 @@ class Talk:
     async def hear(self, event: Event) -> None:
         """Pass on what the work says: the listener of its call."""
         if data := self._encoder.event(event):
-            await self._write(data)
+            await self.tell(data)
 
     async def end(self, result: Result) -> None:
         """Tell the rest of a whole answer."""
-        await self._write(self._encoder.end(result), more=False)
+        await self.tell(self._encoder.end(result), more=False)
 
     async def fail(self, error: SensoriumError) -> None:
         """Tell that there will be no whole answer."""
-        await self._write(self._encoder.error(error), more=False)
+        await self.tell(self._encoder.error(error), more=False)
 
-    async def _write(self, data: bytes, *, more: bool = True) -> None:
+    async def tell(self, data: bytes, *, more: bool = True) -> None:
+        """Tell what is encoded already; `more`: it is not the end."""
         if self._beats is not None:
             await asyncio.wait([self._beats])
         self._over = not more

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 import sensorium
 from sensorium.errors import every_error
 from sensorium.registry import Task
-from sensorium.server import models, usage
+from sensorium.server import models, resume, usage
 from sensorium.server.facades.base import Facade
 from sensorium.server.facades.status import HTTP_CODES, status_of
 
@@ -22,10 +22,11 @@ REASONS = {
     401: "No key or token, or not a good one",
     402: "It would cost more than is allowed",
     403: "The key or token does not allow it; or without keys, a foreign `Host` or `Origin`",
-    404: "No such task or route",
+    404: "No such task, stream or route",
     405: "The route takes another method",
-    409: "The model's new version cannot be used",
     408: "The body did not arrive whole and in time",
+    409: "The model's new version cannot be used",
+    410: "What comes next is not kept any more",
     413: "Too many bytes or pixels",
     415: "A type of body or of picture that is not taken",
     422: "A picture that is damaged or cannot be fetched",
@@ -65,6 +66,7 @@ def document(tasks: Iterable[Task], facades: Iterable[Facade]) -> dict[str, Any]
             **_who(),
             **usage.page(),
             **models.pages(),
+            **resume.page(),
             **{facade.path: {facade.method.lower(): _page(facade)} for facade in facades},
         },
         "security": [{"key": []}, {"header": []}, {}],

@@ -181,5 +181,11 @@ else:
 
 def run_folder(telemetry: Telemetry) -> RunFolder | None:
     """The folder that the environment names; None where this process serves alone."""
+    folder = shared_folder()
+    return RunFolder(folder, telemetry) if folder else None
+
+
+def shared_folder() -> Path | None:
+    """The same, for what else the processes of this server share while it runs."""
     named = os.environ.get(VARIABLE)
-    return RunFolder(Path(named), telemetry) if named else None
+    return Path(named) if named else None

@@ -52,6 +52,7 @@ def share(settings: Settings) -> Settings:
         "running": 2 * threads + 2,
         "cache": "sqlite",
         "rates": "sqlite",
+        "streams": "sqlite",
     }
     chosen = settings.model_fields_set
     return settings.model_copy(update={name: value for name, value in usual.items() if name not in chosen})

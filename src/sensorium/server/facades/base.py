@@ -124,7 +124,10 @@ class Facade:
     """The route's page for OpenAPI: an Operation Object. Schemas of tasks are referred to by name."""
     method: str = "POST"
     encoder: Callable[[Any], Encoder] | None = None
-    """Of the plan's context: how a streamed answer is told; None: nothing is streamed here."""
+    """Of the plan's context: how a streamed answer is told; None: not here, or by `recorder`."""
+    recorder: Callable[[Any, str], Encoder] | None = None
+    """In place of `encoder`, of the plan's context and the stream's id: for answers that are kept while they are told, so
+    that readers can come back. What it gives are whole events, without ids: those come from the log."""
     allowance: Callable[[int, int, float], tuple[tuple[bytes, bytes], ...]] | None = None
     """The headers that tell callers with a rate how they stand: requests a minute, how many are left, and the seconds until
     all are there again; None: it is not told here."""

@@ -12,18 +12,17 @@ that was left out.
 
 With `stream`, or `Accept: text/event-stream`, one picture is answered by server-sent events:
 
-    id: 9f86d081884c7d65:0
+    id: 9f86d081884c7d659a2feaa0c55ad015:2
     event: delta
     data: {"text":"A "}
 
-`delta` are words, `item` a finished part, `progress` how far the work has come. Then comes
-`result`, the whole answer, or `error`, and last `end`. Without `end` it was cut off.
+The first is `stream`, which tells the stream's id. `delta` are words, `item` a finished part,
+`progress` how far the work has come. Then comes `result`, the whole answer, or `error`, and
+last `end`. Without `end` it was cut off, and `server/resume.py` tells the rest.
 """
 
 from __future__ import annotations
 
-import itertools
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -101,7 +100,7 @@ def facade_for(request: type[Request]) -> Facade:
         render=render,
         refuse=refuse,
         operation=partial(page_of, request),
-        encoder=Events,
+        recorder=Events,
     )
 
 
@@ -142,35 +141,39 @@ def refuse(error: SensoriumError, trace: str) -> Reply:
 
 
 class Events:
-    """A streamed answer. Each event has an id, `<stream>:<number>`, which no other stream has."""
+    """A streamed answer."""
 
-    def __init__(self, context: Context) -> None:
-        self._trace = context.trace
-        self._stream = secrets.token_hex(8).encode()
-        self._numbers = itertools.count()
+    def __init__(self, context: Context, stream: str) -> None:
+        self._trace, self._stream = context.trace, stream
 
     def start(self) -> bytes:
-        return b""
+        return _event(b"stream", b'{"id":"%b"}' % self._stream.encode())
 
     def event(self, event: Event) -> bytes:
         if isinstance(event, Delta):
-            return self._told(b"delta", b'{"text":%b}' % to_json(event.text))
+            return _event(b"delta", b'{"text":%b}' % to_json(event.text))
         if isinstance(event, Item):
-            return self._told(b"item", to_json({"index": event.index, "value": event.value}))
-        return self._told(b"progress", to_json({"done": event.done, "total": event.total, "message": event.message}))
+            return _event(b"item", to_json({"index": event.index, "value": event.value}))
+        return _event(b"progress", to_json({"done": event.done, "total": event.total, "message": event.message}))
 
     def beat(self) -> bytes:
         return BEAT
 
     def end(self, result: Result) -> bytes:
-        return self._told(b"result", _json(result)) + self._told(b"end", b'{"whole":true}')
+        return _event(b"result", _json(result)) + _event(b"end", b'{"whole":true}')
 
     def error(self, error: SensoriumError) -> bytes:
-        told = to_json({"error": described(error, self._trace)})
-        return self._told(b"error", told) + self._told(b"end", b'{"whole":false}')
+        return failure(error, self._trace)
 
-    def _told(self, kind: bytes, data: bytes) -> bytes:
-        return b"id: %b:%d\nevent: %b\ndata: %b\n\n" % (self._stream, next(self._numbers), kind, data)
+
+def failure(error: SensoriumError, trace: str) -> bytes:
+    """The last events of a stream that fails."""
+    told = to_json({"error": described(error, trace)})
+    return _event(b"error", told) + _event(b"end", b'{"whole":false}')
+
+
+def _event(kind: bytes, data: bytes) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind, data)
 
 
 def _wants_events(message: Message) -> bool:

@@ -13,8 +13,9 @@ from sensorium.schemas.examples import example_of
 EXAMPLE_URL = "https://example.com/cat.jpg"
 
 EVENTS = (
-    "With `stream`: the events `delta` (words), `item` (a finished part), `progress`, then `result` (the whole answer) or "
-    "`error`, and last `end`. Lines that begin with a colon are signs of life."
+    "With `stream`: the event `stream`, which tells the stream's id; then `delta` (words), `item` (a finished part), "
+    "`progress`; then `result` (the whole answer) or `error`, and last `end`. Each has an `id`, with which `GET /v1/streams/ID` "
+    "goes on after a broken connection. Lines that begin with a colon are signs of life."
 )
 
 
