@@ -109,7 +109,7 @@ def _address(process: subprocess.Popen[bytes], log_file: Path) -> tuple[str, int
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """With room for all."""
-    with running(tmp_path_factory.mktemp("server")) as started:
+    with running(tmp_path_factory.mktemp("server"), waiting=64) as started:
         yield started
 
 
