@@ -59,7 +59,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, provider: Upstream) -> Iter
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OPENAI_BASE_URL", provider.openai)
         environment.setenv("OPENAI_API_KEY", "key")
-        with running(folder, cache="off", heartbeat_seconds=0.1, models={"ask": ["talker"]}) as started:
+        settings = {"heartbeat_seconds": 0.1, "resume_grace_seconds": 0.1, "models": {"ask": ["talker"]}}
+        with running(folder, cache="off", **settings) as started:
             yield started
 
 
