@@ -93,6 +93,23 @@ def test_fields_that_are_not_known_are_left_alone() -> None:
     assert parsed(temperature=0.5, seed=3, **more) == parsed(temperature=0.5, seed=3)
 
 
+def test_who_may_answer_and_what_it_may_cost_are_kept_from_openai_s_clients_too() -> None:
+    more = {"privacy": "local", "max_cost": 0.01, "cache": False, "timeout": 5}
+    plan = openai.parse(
+        Message("POST", openai.FACADE.path, TRACE, fields={"messages": said(), **more, "stream": True}, typed=True)
+    )
+    assert (plan.remote, plan.max_cost, plan.cache, plan.timeout, plan.stream) == (False, 0.01, False, 5.0, True)
+    plan = openai.parse(
+        Message("POST", openai.FACADE.path, TRACE, fields={"messages": said(), **dict.fromkeys(more)}, typed=True)
+    )
+    assert (plan.remote, plan.max_cost, plan.cache, plan.timeout) == (True, None, True, None)
+
+
+def test_a_remote_model_is_refused_where_privacy_is_local(server: Server) -> None:
+    told = post(server, model="gpt-4o", privacy="local")
+    assert told.json()["error"]["code"] == "remote_forbidden"
+
+
 def test_empty_instructions_and_replies_are_passed_over() -> None:
     request = parsed(messages=[*said("", "system"), *said(None, "assistant"), *said("Hello")])
     assert [message.role for message in request.conversation()] == ["user"]
@@ -107,6 +124,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no parts": ({"messages": said([])}, "messages[0].content"),
     "no content": ({"messages": [{"role": "user"}]}, "messages[0].content"),
     "only instructions": ({"messages": said("", "system")}, "prompt"),
+    "a strange privacy": ({"privacy": "locl"}, "privacy"),
     "a strange role": ({"messages": said("Hello", "tool")}, "messages[0].role"),
     "sound": ({"messages": said([{"type": "input_audio", "input_audio": {}}])}, "messages[0].content[0]"),
     "a file": ({"messages": said([{"type": "file", "file": {}}])}, "messages[0].content[0]"),

@@ -5,7 +5,8 @@
 
 What a message may hold: text, and `image_url` with an http(s) or data URL and `detail`. Fields that are not known here
 are left alone, since there are more of them each month; what would be answered otherwise than asked is refused: several
-choices, sound, files, tools that must be called.
+choices, sound, files, tools that must be called. `privacy`, `max_cost`, `cache` and `timeout` are ours, and kept: who says
+that a picture must not leave the house is not to be overheard.
 
 A stream ends with `data: [DONE]`, or with `data: {"error": ...}` and no `[DONE]`.
 """
@@ -28,7 +29,8 @@ from sensorium.schemas.ask import Message as Said
 from sensorium.schemas.base import Result, Usage, checked
 from sensorium.schemas.events import Delta, Event
 from sensorium.server.facades.base import BEAT, Facade, Message, Outcome, Plan, Reply
-from sensorium.server.facades.openai_page import operation
+from sensorium.server.facades.native_page import Manner
+from sensorium.server.facades.openai_page import MANNER, operation
 from sensorium.server.facades.status import headers_of, sentence, status_of
 
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -97,7 +99,16 @@ def parse(message: Message) -> Plan:
     asked = _request(fields)
     model = asked.model or ""
     context = Context(f"chatcmpl-{message.trace}", model, usage, message.trace, int(time.time()))
-    return Plan((asked,), context, stream=stream)
+    manner = _manner(fields)
+    return Plan(
+        (asked,),
+        context,
+        timeout=manner.timeout,
+        cache=manner.cache,
+        remote=manner.privacy == "any",
+        max_cost=manner.max_cost,
+        stream=stream,
+    )
 
 
 def render(outcomes: Sequence[Outcome], context: Context) -> Reply:
@@ -221,6 +232,10 @@ def _request(fields: Mapping[str, Any]) -> AskRequest:
         **{name: fields.get(name) for name in PASSED_ON},
     }
     return checked(AskRequest, {name: value for name, value in asked.items() if value is not None}, "a chat completion")
+
+
+def _manner(fields: Mapping[str, Any]) -> Manner:
+    return checked(Manner, {name: fields[name] for name in MANNER if fields.get(name) is not None}, "a chat completion")
 
 
 def _refuse_unanswerable(fields: Mapping[str, Any]) -> None:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from sensorium.server.facades.native_page import Manner
+
+MANNER = ("privacy", "max_cost", "cache", "timeout")
+"""Fields that OpenAI does not have: official clients send them by `extra_body`."""
+
 _TEXT, _COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
 _MAYBE_TEXT = {"type": ["string", "null"]}
 
@@ -63,6 +68,7 @@ REQUEST = {
                 "json_schema": {"type": "object", "properties": {"schema": {"type": "object"}}},
             },
         },
+        **{name: Manner.model_json_schema()["properties"][name] for name in MANNER},
     },
 }
 
