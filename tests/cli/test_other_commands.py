@@ -78,6 +78,21 @@ def test_the_doctor_tries_the_main_job(sensorium: Sensorium) -> None:
     assert {"Python", "packages", "settings", "cache folder", "disk", "models folder"} <= set(checks)
 
 
+def test_the_doctor_looks_at_the_models_that_the_settings_name(
+    sensorium: Sensorium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENSORIUM_MODELS", json.dumps({"classify": ["vgg16", "fake"], "ask": ["nobody"]}))
+    told = json.loads(sensorium("doctor", "--json").stdout)["checks"]
+    looked = [(check["health"], check["found"]) for check in told if check["name"] == "model for classify"]
+    assert looked == [
+        ("note", "vgg16@1, not installed: sensorium models add vgg16 vgg16.onnx"),
+        ("ok", "fake@1, ready"),
+    ]
+    (ask,) = [check for check in told if check["name"] == "model for ask"]
+    assert ask["health"] == "bad"
+    assert "'nobody'" in ask["found"]
+
+
 def test_the_doctor_names_what_is_wrong_and_what_mends_it(
     sensorium: Sensorium, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,7 +118,7 @@ def _deeper_checks() -> Iterator[Check]:
     yield _room(settings.cache_dir)
     registry = Registry(settings.models_dir)
     yield _models_folder(settings.models_dir, registry)
-    yield from _models(registry)
+    yield from _models(registry, settings)
     yield _main_job(settings)
 
 
@@ -222,16 +222,29 @@ def _models_folder(folder: Path, registry: Registry) -> Check:
     return Check("models folder", "ok", f"{folder}, with {own} model{'' if own == 1 else 's'}")
 
 
-def _models(registry: Registry) -> Iterator[Check]:
+def _models(registry: Registry, settings: Settings) -> Iterator[Check]:
     for task in registry.tasks:
-        if task.default is None:
-            continue
-        card = registry.card(task.default, task.name)
-        state = registry.state(card)
-        fix = "" if state == "ready" else "Run `pip install --force-reinstall sensorium`."
-        yield Check(f"model for {task.name}", "ok" if state == "ready" else "bad", f"{card.id}, {state}", fix)
+        if named := settings.models.get(task.name):
+            yield from (_named_model(registry, name, task.name) for name in named)
+        elif task.default is not None:
+            card = registry.card(task.default, task.name)
+            state = registry.state(card)
+            fix = "" if state == "ready" else "Run `pip install --force-reinstall sensorium`."
+            yield Check(f"model for {task.name}", "ok" if state == "ready" else "bad", f"{card.id}, {state}", fix)
     for problem in registry.problems:
         yield Check("registry", "note", str(problem))
+
+
+def _named_model(registry: Registry, name: str, task: str) -> Check:
+    """A model that the settings name. One that is not ready is a note: another may stand after it."""
+    from sensorium.errors import SensoriumError
+
+    try:
+        card = registry.card(name, task)
+    except SensoriumError as error:
+        return Check(f"model for {task}", "bad", str(error), f"Correct the setting `models.{task}`.")
+    state = registry.state(card)
+    return Check(f"model for {task}", "ok" if state == "ready" else "note", f"{card.id}, {state}")
 
 
 def _main_job(settings: Settings) -> Check:
