@@ -191,6 +191,11 @@ def test_the_error_lists_what_each_attempt_said_and_keeps_its_kind() -> None:
     assert str(error).startswith(said)
 
 
+def test_what_all_attempts_said_alike_is_told_once() -> None:
+    error = tried(Provider(*[ProviderFailed("no connection")] * 3))
+    assert str(error).startswith("Model far@1 did not answer: 3 attempts: no connection")
+
+
 def test_an_unchanged_error_is_told_when_there_was_one_attempt() -> None:
     failure = ProviderFailed("503")
     assert tried(Provider(failure), attempts=1) is failure

@@ -110,11 +110,15 @@ def _is_late(call: Call) -> bool:
 
 
 def _all_said(card: Card, failures: Sequence[SensoriumError]) -> SensoriumError:
-    """The last failure, with what each attempt said."""
+    """The last failure, with what each attempt said; what all said alike, once."""
     last = failures[-1]
     if len(failures) == 1:
         return last
-    why = "; ".join(f"attempt {number}: {str(one).rstrip('.')}" for number, one in enumerate(failures, 1))
+    said = [str(one).rstrip(".") for one in failures]
+    if len(set(said)) == 1:
+        why = f"{len(said)} attempts: {said[0]}"
+    else:
+        why = "; ".join(f"attempt {number}: {one}" for number, one in enumerate(said, 1))
     told = copy.copy(last)
     SensoriumError.__init__(told, f"Model {card.id} did not answer", why=why, fix=last.fix)
     return told
