@@ -65,8 +65,12 @@ async def add(
     return read_card(folder / CARD)
 
 
-def folder_for(registry: Registry, name: str, version: str = FIRST, *, force: bool = False) -> Path:
+def folder_for(
+    registry: Registry, name: str, version: str = FIRST, *, force: bool = False, beside: str = "another --version"
+) -> Path:
     """Where that version of a model is put: each has its own, so that versions stand side by side.
+
+    `beside` is the option by which the caller's command gives it another place.
 
     Raises InvalidRequest when one is there already (unless `force`), and InvalidConfiguration without a models folder.
     """
@@ -74,7 +78,7 @@ def folder_for(registry: Registry, name: str, version: str = FIRST, *, force: bo
         raise InvalidConfiguration("There is no models folder", fix="Set `models_dir`")
     folder = registry.models_dir / (name if version == FIRST else f"{name}-{version}")
     if (folder / CARD).exists() and not force:
-        fix = "Add --force to replace it, or another --version to put one beside it"
+        fix = f"Add --force to replace it, or {beside} to put one beside it"
         raise InvalidRequest(f"Model {name}@{version} is there already", why=f"{folder} holds it", fix=fix)
     return folder
 

@@ -90,7 +90,7 @@ async def quantize(
     """
     card = registry.card(model, ClassifyRequest.task)
     twin = _twin(card, name or f"{card.name}_int8")
-    modelfolder.folder_for(registry, twin.name, twin.version, force=force)
+    modelfolder.folder_for(registry, twin.name, twin.version, force=force, beside="another --name")
     prepare = registry.preparation(card)
     graph = await in_thread(_file_of, card, host.cache_dir)
     if await in_thread(is_quantised, graph):

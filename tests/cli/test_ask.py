@@ -79,6 +79,21 @@ def test_a_forgotten_question_is_asked_for(sensorium: Sensorium) -> None:
     assert 'photo.jpg "How much is this?"' in sensorium("ask").stderr or 'ask "How' in sensorium("ask").stderr
 
 
+def test_a_question_before_its_picture_is_put_in_its_place(sensorium: Sensorium, home: Path) -> None:
+    (home / "my cat.png").write_bytes(png())
+    done = sensorium("ask", "How old is it?", "my cat.png")
+    assert done.exit_code == 2
+    assert 'sensorium ask "my cat.png" "How old is it?"`' in done.stderr
+
+
+def test_a_schema_given_as_a_file_is_told_how_to_be_given(sensorium: Sensorium, home: Path) -> None:
+    (home / "schema.json").write_text("{}", encoding="utf-8")
+    for value, hinted in (("schema.json", True), ("@schema.json", True), ("{" * 5000, False)):
+        done = sensorium("ask", "a.jpg", "What?", "--json-schema", value)
+        assert done.exit_code == 2
+        assert ("$(cat FILE)" in done.stderr) is hinted
+
+
 def test_many_pictures_are_asked_about_one_by_one(sensorium: Sensorium) -> None:
     told = lines(sensorium("ask", "a.jpg", "nowhere.jpg", "b.png", "这是什么？", "--json"))
     assert [one["input"] for one in told] == ["a.jpg", "nowhere.jpg", "b.png"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import click
 from pydantic.fields import FieldInfo
 
+from sensorium.cli.inputs import is_there
 from sensorium.media.source import Source
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ class Json(ParamType):
         try:
             return json.loads(value)
         except json.JSONDecodeError as error:
-            self.fail(f"{value!r} is no JSON ({error}).", param, ctx)
+            # The name of a file is what people try first.
+            hint = ' Of a file, give its text: "$(cat FILE)".' if is_there(value.removeprefix("@")) else ""
+            self.fail(f"{value!r} is no JSON ({error}).{hint}", param, ctx)
 
 
 class Picture(ParamType):

@@ -35,6 +35,7 @@ Examples:
 
 @click.command(
     "quantize",
+    short_help="Make an INT8 twin of a classifier.",
     help="Make a quicker INT8 twin of an image classifier and put it into the models folder. Half of the pictures show "
     "the tool what values flow through the model; on the other half the twin is compared with the model.",
     epilog=EXAMPLE,

@@ -121,15 +121,19 @@ def _told_apart(task: Task, words: tuple[str, ...], fields: dict[str, Any]) -> t
         if name in fields or "messages" in fields:
             continue
         if not words or is_there(words[-1]):
-            typed = " ".join(words) if len(words) < 4 else "photo.jpg"
             example = task.request.model_fields[name].examples or ["..."]
-            raise click.UsageError(
-                f'What do you want to know? Put it last: `sensorium {task.name} {typed} "{example[0]}"`'.replace(
-                    "  ", " "
-                )
-            )
+            raise click.UsageError(_put_last(task.name, words, str(example[0])))
         words, fields = words[:-1], {**fields, name: words[-1]}
     return words, fields
+
+
+def _put_last(command: str, words: tuple[str, ...], example: str) -> str:
+    """How to ask; with the caller's own question, where it stands before the pictures."""
+    asked = [word for word in words if " " in word.strip() and not is_there(word)]
+    question = asked[0] if len(asked) == 1 else example
+    inputs = [f'"{word}"' if " " in word else word for word in words if word != question]
+    typed = " ".join(inputs) if len(inputs) < 4 else "photo.jpg"
+    return f'What do you want to know? Put it last: `sensorium {command} {typed} "{question}"`'.replace("  ", " ")
 
 
 def _inputs_of(task: Task, words: tuple[str, ...], settings: Settings) -> list[Input]:
@@ -170,7 +174,7 @@ def _inputs(task: Task) -> Iterator[click.Parameter]:
         ["words"],
         nargs=-1,
         required=required,
-        metavar=metavar if required else f"[{metavar.replace('... ', '...] ')}",
+        metavar=metavar if required else metavar.replace("FILE|URL|FOLDER|-...", "[FILE|URL|FOLDER|-...]"),
         callback=_stdin_once,
     )
 
@@ -308,8 +312,9 @@ def _examples(typed: str, task: Task) -> str:
             f"  sensorium {typed} photos/ {asked} --json > answers.jsonl\n  sensorium {typed} {asked}"
         )
     model = f" --model {task.request.model_fields['model'].examples[0]}" if task.about else ""  # type: ignore[index]
+    asked = f' --prompt "{task.request.model_fields["prompt"].examples[0]}"' if task.about else ""  # type: ignore[index]
     drawn = f"\n  sensorium {typed} photo.jpg --draw marked.jpg" if issubclass(task.answer, ImageResult) else ""
     return (
-        f"\b\nExamples:\n  sensorium {typed} photo.jpg{model}\n"
+        f"\b\nExamples:\n  sensorium {typed} photo.jpg{model}{asked}\n"
         f"  sensorium {typed} photos/{model} --json > answers.jsonl{drawn}"
     )
