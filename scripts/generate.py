@@ -298,8 +298,12 @@ def http_codes() -> dict[str, tuple[int, str]]:
 
 
 def _brings(card: Any) -> str:
+    if "base_url" in card.quirks and card.quirks.get("key_optional"):
+        return f"a server of yours; its address, where it is another: `{card.quirks['base_url_from']}`"
     if "base_url" in card.quirks:
-        return f"setting `{card.quirks['base_url_from' if card.quirks.get('key_optional') else 'key']}`"
+        return f"a key in `{card.quirks['key']}`"
+    if card.remote:
+        return "[keys](hybrid.md)"
     return f"`{card.install}`" if card.install else "sensorium itself"
 
 
