@@ -147,7 +147,7 @@ def test_a_question_is_given_by_place_after_the_picture(tmp_path: Path) -> None:
     assert "no picture" in sensorium.ask(prompt="Hello").text
     assert "no picture" in sensorium.ask(None, "Hello").text
     assert "Picture 2" in sensorium.ask(path, "What is this?", images=[str(path)]).text
-    with pytest.raises(InvalidRequest, match="`prompt` is empty"):
+    with pytest.raises(InvalidRequest, match="for ask: `prompt` is empty"):
         sensorium.ask(path)
     with pytest.raises(InvalidRequest, match="image, prompt"):
         sensorium.ask(path, "What?", "Why?")  # type: ignore[call-overload]

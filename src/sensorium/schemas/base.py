@@ -250,6 +250,8 @@ def wrong_fields(error: ValidationError, model: type[BaseModel]) -> str:
 def _wrong_field(place: tuple[int | str, ...], kind: str, message: str, model: type[BaseModel]) -> str:
     name = ".".join(map(str, place))[:60]
     message = message.removeprefix("Value error, ")  # pydantic's own words before ours
+    if not name:
+        return message  # of several fields together: it names them itself
     if kind != "extra_forbidden":
         return f"`{name}`: {message[:1].lower()}{message[1:]}"
     near = difflib.get_close_matches(name, model.model_fields, n=1)
