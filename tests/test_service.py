@@ -30,6 +30,7 @@ from sensorium.errors import (
 from sensorium.listening import Stream
 from sensorium.media.source import Source
 from sensorium.schemas.analyze import AnalyzeRequest
+from sensorium.schemas.ask import AskRequest
 from sensorium.schemas.base import Result
 from sensorium.schemas.classify import Classification, ClassifyRequest
 from sensorium.schemas.detect import DetectRequest
@@ -197,6 +198,16 @@ async def test_a_model_that_is_named_falls_back_on_those_that_the_settings_name_
         results = [await sensorium.run(classify(model=name)) for name in ("broken", "broken@1", "BROKEN")]
         assert isinstance((await sensorium.run_all([classify(model="spare")]))[0], Result)
     assert [result.meta.engine for result in results] == ["spare@1"] * 3, "perception does other tasks"
+
+
+@pytest.mark.parametrize("written", ["openai/gpt-4o", "GPT-4o", "openai/gpt-4o@1"])
+async def test_fallbacks_may_be_set_for_any_name_of_the_model(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    async with opened(fallbacks={"gpt-4.1": ["nobody"], "there is none": ["nobody"], written: ["fake"]}) as sensorium:
+        results = [await sensorium.run(AskRequest(prompt="a", model=name)) for name in ("gpt-4o", "openai/gpt-4o")]
+    assert [(one.meta.engine, one.meta.skipped[0].code) for one in results] == [("fake@1", "missing_key")] * 2
 
 
 async def test_a_fallback_that_there_is_not_is_told(opened: Open) -> None:

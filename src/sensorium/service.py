@@ -204,8 +204,17 @@ class Sensorium:
         """The model that a request names, and those that the settings have it fall back on."""
         first = self._card(task, model)
         fallbacks = self.settings.fallbacks
-        names = fallbacks.get(first.id) or fallbacks.get(first.name) or ()
+        names = fallbacks.get(first.id) or fallbacks.get(first.name)
+        if names is None:
+            names = next((others for name, others in fallbacks.items() if self._is_a_name_of(first, name, task)), [])
         return [first, *(self.registry.card(name, task.name) for name in names if not self._is_of_others(name, task))]
+
+    def _is_a_name_of(self, card: Card, name: str, task: Task) -> bool:
+        """Whether the name is another one of the same model, as `openai/gpt-4o` is of `gpt-4o`."""
+        with suppress(SensoriumError):
+            named = self.registry.card(name, task.name)
+            return named.id == card.id if "@" in name else named.name == card.name
+        return False
 
     def _is_of_others(self, name: str, task: Task) -> bool:
         """Whether a model does other tasks only; one that there is not is none."""

@@ -82,6 +82,14 @@ def test_a_fallback_is_never_silent() -> None:
     assert "other@1 · 1.5 s · remembered" in seen("x", told).plain
 
 
+def test_a_fallback_s_reason_is_not_said_twice() -> None:
+    message = "Model far@1 did not answer: 3 attempts: no connection."
+    skipped = Skipped(engine="far@1", code="provider_failed", message=message)
+    told = seen("x", Reading(image=IMAGE, meta=Meta(engine="other@1", seconds=1.5, skipped=(skipped,)))).plain
+    assert "far@1 did not answer: 3 attempts: no connection." in told
+    assert told.count("did not answer") == 1
+
+
 def test_a_part_that_failed_is_told_beside_the_others() -> None:
     told = Analysis(image=IMAGE, read=Reading(image=IMAGE), failures={"classify": Failure(code="x", message="No.")})
     said = seen("x", told).plain

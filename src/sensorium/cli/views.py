@@ -251,16 +251,18 @@ def _picture(result: Result) -> str:
 
 def _took(meta: Meta) -> Iterator[Text]:
     for skipped in meta.skipped:
-        yield Text.assemble((f"{skipped.engine} did not answer: ", "yellow"), plain(skipped.message))
-    said = [
+        said = f"{skipped.engine} did not answer: "
+        why = skipped.message.removeprefix(f"Model {said}").removeprefix(said)  # as some messages begin, too
+        yield Text.assemble((said, "yellow"), plain(why))
+    took = [
         meta.engine or "in all",
         _seconds(meta.seconds - meta.loading_seconds) if meta.seconds else "",
         f"and {_seconds(meta.loading_seconds)} to load" if meta.loading_seconds > 0.1 else "",
         "remembered" if meta.cached else "",
         *(_spent(meta.usage) if meta.usage else ()),
     ]
-    if any(said[1:]):
-        yield Text(" · ".join(part for part in said if part), style="dim")
+    if any(took[1:]):
+        yield Text(" · ".join(part for part in took if part), style="dim")
 
 
 def _spent(usage: Usage) -> Iterator[str]:
