@@ -68,6 +68,14 @@ def test_a_model_with_a_broken_card_is_told_so_by_name_and_others_are_not_touche
     assert registry.card("other", "classify").name == "other"
 
 
+def test_a_broken_card_of_a_provider_is_told_where_one_of_its_models_is_named(tmp_path: Path) -> None:
+    quirks = 'any_model = true\nbase_ulr = "http://127.0.0.1:1/v1"'
+    text = f'name = "acme"\nkind = "openai"\ntasks = ["ask"]\nlicence = "none"\n[quirks]\n{quirks}\n'
+    (tmp_path / "acme.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidModel, match="`base_ulr`: there is no such field"):
+        Registry(tmp_path).card("acme/some-model", "ask")
+
+
 def test_a_second_look_finds_what_has_changed_and_keeps_the_rest(tmp_path: Path) -> None:
     write(tmp_path, "one", more='[weights]\nfile = "one.onnx"')
     write(tmp_path, "two")

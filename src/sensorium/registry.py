@@ -115,8 +115,8 @@ class Catalogue:
         return f"{card.id}#{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
     def trouble(self, name: str) -> SensoriumError | None:
-        """What is wrong with the card of a model of that name that cannot be read."""
-        plain = name.lower().partition("@")[0]
+        """What is wrong with the card of a model of that name, or of its provider, that cannot be read."""
+        plain = name.lower().partition("/")[0].partition("@")[0]
         return next((one.problem for one in self.found.values() if one.name == plain and not one.card), None)
 
     def _rank(self, card: Card) -> tuple[Any, ...]:
