@@ -174,7 +174,7 @@ def _add_command() -> click.Command:
     ]
     return click.Command(
         "add",
-        short_help="Add an ONNX image classifier.",
+        short_help="Add a classifier, or a vision-language model.",
         params=[*options, *_how_it_is_fed()],
         callback=_add,
         help="Put an ONNX image classifier, or the folder of a vision-language model (safetensors, as from Hugging Face), "
