@@ -16,11 +16,25 @@ from sensorium.server.http import Connection
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answers at once, without waiting for a body."""
+    """Answers with the path, at once and without waiting for a body; but some paths ask for something else."""
     body = scope["path"].encode()
+    if body == b"/wait":
+        await asyncio.sleep(0.4)
+    elif body == b"/length":
+        body = b"%d" % await length_of_body(receive)
+    elif body == b"/headers":
+        body = b" ".join(name for name, _ in scope["headers"])
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": 200, "headers": [length]})
     await send({"type": "http.response.body", "body": body})
+
+
+async def length_of_body(receive: Any) -> int:
+    length, more = 0, True
+    while more:
+        event = await receive()
+        length, more = length + len(event.get("body", b"")), event.get("more_body", False)
+    return length
 
 
 @pytest_asyncio.fixture
@@ -28,7 +42,8 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     monkeypatch.setattr(http, "HEAD_SECONDS", 0.3)
     monkeypatch.setattr(http, "GOODBYE_SECONDS", 0.3)
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(echo, http=Connection, ws="none", lifespan="off", log_config=None, interface="asgi3")
+    told: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None, "interface": "asgi3"}
+    config = uvicorn.Config(echo, http=Connection, timeout_keep_alive=1, **told)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     yield listening.getsockname()[1]
@@ -97,3 +112,83 @@ async def test_a_body_that_comes_after_its_answer_does_not_end_it(port: int) -> 
     second = b"GET /two HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     answers = await said(port, first, b"456789", second, pause=0.2)
     assert answers.count(b"HTTP/1.1 200 ") == 2
+
+
+ASK = b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"
+
+
+def answers_in(data: bytes) -> list[bytes]:
+    """The bodies of the answers, in their order; of those without, the status."""
+    parts = [part.partition(b"\r\n\r\n") for part in data.split(b"HTTP/1.1 ")[1:]]
+    return [body or heading[:3] for heading, _, body in parts]
+
+
+async def test_requests_in_one_packet_are_answered_in_order(port: int) -> None:
+    asked = [b"%d" % number for number in range(10)]
+    answers = await said(port, b"".join(ASK % name for name in asked) + LAST)
+    assert answers_in(answers) == [b"/" + name for name in (*asked, b"last")]
+
+
+async def test_no_more_requests_wait_on_one_connection_than_are_allowed(port: int) -> None:
+    answers = await said(port, ASK % b"flood" * 10_000)
+    assert answers_in(answers) == [b"/flood"] * (1 + http.MOST_PIPELINED), "and then it is closed"
+
+
+@pytest.mark.parametrize("nonsense", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"])
+async def test_nonsense_after_a_request_does_not_pass_for_its_answer(port: int, nonsense: bytes) -> None:
+    assert answers_in(await said(port, ASK % b"wait" + nonsense)) == [b"/wait"]
+
+
+async def test_a_head_that_never_ends_does_not_cut_off_the_answer_before_it(port: int) -> None:
+    assert answers_in(await said(port, ASK % b"wait" + b"GET /")) == [b"/wait"]
+
+
+async def test_a_body_behind_another_request_has_all_its_time(port: int) -> None:
+    upload = b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
+    answers = await said(port, ASK % b"one" + upload, b"ab", b"c", pause=0.4)
+    assert answers_in(answers) == [b"/one", b"3"]
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+async def test_a_request_that_offers_another_protocol_keeps_its_body(port: int, pause: float) -> None:
+    hidden = ASK % b"hidden"
+    framed = b"Content-Length: %d\r\n\r\n" % len(hidden), hidden
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(hidden), hidden + b"\r\n0\r\n\r\n"
+    for head, body in (framed, chunked):
+        start = b"POST /length HTTP/1.1\r\nHost: a\r\n" + UPGRADE
+        answers = await said(port, start + head, body, LAST, pause=pause)
+        assert answers_in(answers) == [b"%d" % len(hidden), b"/last"], "what it holds is no request"
+
+
+async def test_what_follows_a_request_that_offers_another_protocol_is_answered(port: int) -> None:
+    answers = await said(port, b"GET /one HTTP/1.1\r\nHost: a\r\n" + UPGRADE + b"\r\n" + LAST)
+    assert answers_in(answers) == [b"/one", b"/last"]
+
+
+CHUNKED = b"POST /headers HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+
+
+async def test_trailers_do_not_pass_for_headers(port: int) -> None:
+    answers = await said(port, CHUNKED + b"0\r\nX-API-Key: stolen\r\n\r\n")
+    assert answers_in(answers) == [b"host connection transfer-encoding"]
+
+
+@pytest.mark.parametrize(
+    "without_end", [b"0\r\n" + b"a: b\r\n" * 12_000, b"0\r\na: " + b"b" * 70_000, b"1;" + b"a" * 70_000]
+)
+async def test_trailers_and_extensions_of_chunks_without_measure_are_refused(port: int, without_end: bytes) -> None:
+    half = len(without_end) // 2
+    pieces = CHUNKED.replace(b"/headers", b"/length"), without_end[:half], without_end[half:]
+    answers = await said(port, *pieces, pause=0.02)
+    assert answers_in(answers) == [b"431"]
+
+
+async def test_an_empty_line_after_an_answer_does_not_keep_the_connection_for_ever(port: int) -> None:
+    assert answers_in(await said(port, ASK % b"one", b"\r\n", pause=0.1)) == [b"/one"]
+
+
+async def test_a_late_rest_of_a_body_does_not_keep_the_connection_for_ever(port: int) -> None:
+    head = b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123"
+    assert answers_in(await said(port, head, b"456789", pause=0.1)) == [b"/one"]
