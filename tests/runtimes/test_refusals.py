@@ -17,7 +17,7 @@ from sensorium.errors import (
     ProviderRefused,
     SensoriumError,
 )
-from sensorium.runtimes.refusals import LONGEST_MESSAGE, Told, error_of, retry_after
+from sensorium.runtimes.refusals import LONGEST_MESSAGE, LONGEST_WAIT, Told, error_of, retry_after
 
 NOW = 1_800_000_000.0
 
@@ -40,6 +40,9 @@ def said(status: int, body: Any = None, headers: dict[str, str] | None = None, s
         ({"Retry-After": "nan"}, None),
         ({"Retry-After": "inf"}, None),
         ({"Retry-After": "Fri, 99 Jan 99999999999 08:00:30 GMT"}, None),
+        ({"Retry-After": "99999999999999"}, LONGEST_WAIT),
+        ({"Retry-After": "Fri, 15 Jan 2999 08:00:30 GMT"}, LONGEST_WAIT),
+        ({"retry-after-ms": "1e308"}, LONGEST_WAIT),
         ({"retry-after-ms": "250"}, 0.25),
         ({"retry-after-ms": "250", "Retry-After": "9"}, 0.25),
         ({"retry-after-ms": "?", "Retry-After": "9"}, 9.0),
@@ -81,6 +84,12 @@ def test_the_providers_reason_is_told_in_one_short_line() -> None:
     assert len(error.why) < LONGEST_MESSAGE + 40
 
 
+def test_the_providers_reason_cannot_reach_into_terminals_logs_or_the_answers_encoding() -> None:
+    error = said(400, b'{"error": {"message": "a\\u001b[31m\\u0000b\\ud800c\\u2028d\\u009be"}}')
+    assert "a [31m b c d e" in str(error)
+    assert json.dumps(error.as_dict(), ensure_ascii=False).encode()
+
+
 @pytest.mark.parametrize(
     "secret", ["s3cret-of-ours", "sk-proj-abcdefgh1234", "AIzaSyD-1234567890", "Bearer abc.def", "QUFB" * 30]
 )
@@ -88,6 +97,11 @@ def test_nothing_that_looks_like_a_key_or_a_picture_is_repeated(secret: str) -> 
     error = said(401, {"error": {"message": f"The key {secret} is wrong"}}, secret="s3cret-of-ours")
     assert secret not in str(error)
     assert "The key *** is wrong" in str(error)
+
+
+def test_no_provider_can_have_itself_left_alone_for_ever() -> None:
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1e300s"}
+    assert said(429, {"error": {"message": "busy", "details": [info]}}).retry_after_seconds == LONGEST_WAIT
 
 
 def test_a_failing_provider_may_say_when_to_come_back() -> None:

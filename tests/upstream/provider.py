@@ -143,6 +143,8 @@ class Upstream:
         pieces = wire.tokens_of(text)
         images = wire.PICTURE_TOKENS * len(seen.pictures)
         took = Took(seen.input_tokens, len(pieces), images, fault.count if fault.name == "cached" else 0)
+        if fault.name == "took":
+            took = Took(fault.count, fault.count, 0, 0)
         told = None if fault.name == "no-usage" else took
         if not seen.stream:
             return await self._whole(request, seen, fault, text, ending, told)
@@ -167,7 +169,12 @@ class Upstream:
             await asyncio.sleep(fault.amount)
         if fault.name == "huge-body":
             text = "x" * fault.count
-        body = json.dumps(wire.whole(seen, text, ending, told)).encode()
+        answer = wire.whole(seen, text, ending, told)
+        if fault.name == "odd-name":
+            answer["model"] = answer["modelVersion"] = f"\x1b[31m\r\n{seen.key}\u2028"
+        if fault.name == "many-values":
+            answer["more"] = [[]] * fault.count
+        body = json.dumps(answer).encode()
         if fault.name == "malformed":
             body = body[:-9]
         if fault.name not in ("cut", "stall", "end-early", "endless"):

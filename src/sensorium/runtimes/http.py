@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 LARGEST_ANSWER = 1 << 25
 """Bytes of an answer that is no stream."""
 
+MOST_VALUES = 200_000
+"""In such an answer: each takes some hundred bytes once it is read, and reading them holds up all others."""
+
 LARGEST_REFUSAL = 1 << 16
 REFUSAL_SECONDS = 5.0
 """How much of a refusal is read, and for how long: its message stands at the beginning."""
@@ -212,6 +215,8 @@ class Client:
         return DONE if data == END_MARK else self._value(data)
 
     def _value(self, data: bytes) -> Any:
+        if len(data) > MOST_VALUES and sum(map(data.count, b"{[,:")) > MOST_VALUES:
+            raise self._failed(StreamBroken, f"it has over {MOST_VALUES:,} values")
         try:
             return from_json(data)
         except ValueError as error:

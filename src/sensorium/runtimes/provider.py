@@ -30,6 +30,9 @@ from sensorium.schemas.base import Frozen, Usage, wrong_fields
 LONGEST_TEXT = 4_000_000
 """Characters of an answer; the longest that any model gives has a tenth of that."""
 
+MOST_TOKENS = 10**9
+"""Of any kind in one answer; a larger number is nonsense, and too much of it would spoil all sums."""
+
 LAST_WORDS_SECONDS = 5.0
 """How long a stream may go on silently after the model has said why it stopped: only the account of it is missing."""
 
@@ -227,8 +230,13 @@ async def answer(client: Client, card: Card, question: Question, reader: Reader,
     if reader.ending is None:
         raise StreamBroken(f"{card.name}'s answer broke", why="it ended before the model said that it was done")
     meta = UNSTAMPED.meta if reader.usage is None else UNSTAMPED.meta.altered(usage=reader.usage)
-    text, by = "".join(reader.text), reader.answered_by[:200]
+    text, by = "".join(reader.text), _name(reader.answered_by, question.secret)
     return UNSTAMPED.altered(text=text, ending=reader.ending, answered_by=by, meta=meta)
+
+
+def _name(told: str, secret: str | None) -> str:
+    """What the provider says that it answered with."""
+    return refusals.printable(told.replace(secret, "***") if secret else told)[:200].strip()
 
 
 async def _listen(client: Client, card: Card, question: Question, reader: Reader, call: Call) -> None:
@@ -293,5 +301,9 @@ def closed(schema: Any) -> Any:
 
 
 def count(account: Mapping[str, Any], *names: str) -> int:
-    """The sum of these numbers of an account, of which any may be missing."""
+    """The sum of these numbers of an account, of which any may be missing; at most `MOST_TOKENS`."""
+    return min(MOST_TOKENS, _sum(account, names))
+
+
+def _sum(account: Mapping[str, Any], names: Iterable[str]) -> int:
     return sum(value for name in names if isinstance(value := account.get(name), int) and value > 0)

@@ -29,6 +29,9 @@ Failure = TypeVar("Failure", bound=SensoriumError)
 
 LONGEST_MESSAGE = 300
 
+LONGEST_WAIT = 3600.0
+"""Seconds for which a provider is left alone at most, whatever it asks: else one answer could close it for ever."""
+
 TOO_LONG = re.compile(
     r"context_length_exceeded|maximum context length|prompt is too long|input token count .{0,40}exceeds"
     r"|context (length|window|size)|range of input length should be|too many (input )?tokens",
@@ -50,6 +53,9 @@ LIMITED = re.compile(r"rate_limit|RESOURCE_EXHAUSTED|too_many_requests|throttl",
 
 _SECRETS = re.compile(r"\b(?:sk|pk|rk|gsk|xai)-[\w*\-]{4,}|\bAIza[\w\-]{8,}|\bBearer \S+|[A-Za-z0-9+/=_\-]{60,}")
 """What looks like a key, or like bytes written as text."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What would reach into terminals and logs, and halves of signs, which no answer can hold."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +114,13 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
     `now` is in seconds since 1970.
     """
-    milliseconds = _seconds(headers.get("retry-after-ms", ""))
-    if milliseconds is not None:
-        return milliseconds / 1000
+    early = _seconds(headers.get("retry-after-ms", ""), 0.001)
+    if early is not None:
+        return early
     text = headers.get("Retry-After", "").strip()
     seconds = _seconds(text)
     with suppress(ValueError, OverflowError):
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now) if seconds is None else seconds
+        return _bounded(parsedate_to_datetime(text).timestamp() - now) if seconds is None else seconds
     return None
 
 
@@ -162,11 +168,15 @@ def _retry_info(details: Any) -> float | None:
     return None
 
 
-def _seconds(text: str) -> float | None:
+def _seconds(text: str, unit: float = 1.0) -> float | None:
     with suppress(ValueError):
-        number = float(text)
-        return max(0.0, number) if math.isfinite(number) else None
+        number = float(text) * unit
+        return _bounded(number) if math.isfinite(number) else None
     return None
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(0.0, seconds), LONGEST_WAIT)
 
 
 def _strings(value: Any, depth: int = 0) -> Iterator[str]:
@@ -182,4 +192,9 @@ def _clean(message: str, secret: str | None) -> str:
     """The message in one line, without our key or anything that looks like one, or like a picture."""
     if secret:
         message = message.replace(secret, "***")
-    return " ".join(_SECRETS.sub("***", message[:10_000]).split())[:LONGEST_MESSAGE].rstrip(". ")
+    return " ".join(printable(_SECRETS.sub("***", message[:10_000])).split())[:LONGEST_MESSAGE].rstrip(". ")
+
+
+def printable(text: str) -> str:
+    """The text with a space in place of each sign that cannot be shown in a line."""
+    return _UNPRINTABLE.sub(" ", text)

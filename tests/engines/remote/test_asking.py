@@ -23,11 +23,13 @@ from sensorium.errors import (
     UnknownModel,
 )
 from sensorium.media.source import Source
+from sensorium.runtimes.provider import MOST_TOKENS
 from sensorium.schemas.ask import Answer, AskRequest, Message, Picture, Words
 from sensorium.schemas.base import Usage
 from sensorium.schemas.classify import ClassifyRequest
 from sensorium.schemas.compare import CompareRequest
 from sensorium.service import Sensorium
+from sensorium.stores.usage import Amounts, UsageBook
 from tests.engines.remote.conftest import KINDS
 from tests.pictures import jpeg, photograph, png
 from tests.upstream import Sight, Upstream
@@ -335,6 +337,36 @@ async def test_an_answer_beyond_all_bounds_is_broken_off(service: Make, kind: st
     raised, _ = await failure(await service(), question(kind, model), stream=stream)
     assert type(raised) is StreamBroken
     assert "has over" in str(raised)
+
+
+@each_kind
+async def test_an_answer_of_more_values_than_could_be_read_quickly_is_broken_off(service: Make, kind: str) -> None:
+    sensorium = await service()
+    assert (await sensorium.run(question(kind, "many-values-1000"))).text == ANSWER
+    raised, _ = await failure(sensorium, question(kind, "many-values-300000"), stream=False)
+    assert type(raised) is StreamBroken
+    assert "values" in str(raised)
+
+
+@each_kind
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_number_of_tokens_that_is_nonsense_spoils_no_sum(
+    service: Make, tmp_path: Path, kind: str, stream: bool
+) -> None:
+    sensorium, book = await service(), UsageBook(tmp_path / "usage.sqlite")
+    request = question(kind, f"took-1{'0' * 30}")
+    answer = (await streamed(sensorium, request))[1] if stream else await sensorium.run(request)
+    used = answer.meta.usage
+    assert used is not None
+    assert used.input_tokens == used.output_tokens == MOST_TOKENS
+    book.note("shop", "m", "ask", Amounts(input_tokens=used.input_tokens, output_tokens=used.output_tokens))
+    assert (await book.lines("key"))[0].amounts.input_tokens == MOST_TOKENS
+    await book.close()
+
+
+@each_kind
+async def test_the_name_of_what_answered_is_one_line_without_our_key(service: Make, kind: str) -> None:
+    assert (await (await service()).run(question(kind, "odd-name"))).answered_by == "[31m  ***"
 
 
 @each_kind
