@@ -141,6 +141,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a format without schema": ({"response_format": {"type": "json_schema"}}, "response_format"),
     "a format that is text": ({"response_format": "json_schema"}, "response_format"),
     "no tokens": ({"max_tokens": 0}, "max_tokens"),
+    "more tokens than can be counted": ({"max_tokens": 10**30}, "max_tokens"),
     "too hot": ({"temperature": 9}, "temperature"),
     "a strange stream": ({"stream": "yes"}, "stream"),
 }

@@ -244,6 +244,18 @@ async def test_without_the_file_numbers_wait_budgets_are_refused_and_both_recove
     await book.close()
 
 
+async def test_a_number_that_no_file_can_hold_fails_alone(book: UsageBook) -> None:
+    free = Budget("day", usd=1.0)
+    book.note("shop", "lite@1", "classify", Amounts(requests=1))
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            async with book.holding("shop", free, tokens(10**30)):
+                pass
+        async with book.holding("shop", free, tokens(1)):
+            pass
+    assert await book.lines("key") == [Line("shop", Amounts(requests=1))]
+
+
 async def test_a_damaged_file_is_told_without_its_place(tmp_path: Path) -> None:
     (tmp_path / "usage.sqlite").write_bytes(b"no database" * 100)
     book = UsageBook(tmp_path / "usage.sqlite", Clock(), Telemetry())

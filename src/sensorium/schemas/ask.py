@@ -21,6 +21,9 @@ TOLD = ("image", "images", "prompt", "system", "messages", "detail")
 
 MOST_PICTURES = 100
 """In one question."""
+LONGEST_ANSWER = 10_000_000
+"""Tokens that may be asked for: beyond any model, and small enough for every sum in which budgets and limits are kept."""
+
 MIN_TILE, MAX_TILE = 128, 4096
 """Pixels of a part's side: less shows nothing whole, more than that no model looks at."""
 
@@ -88,7 +91,7 @@ class AskRequest(Request):
     tile: int | None = Field(default=None, ge=MIN_TILE, le=MAX_TILE, examples=[512])
     """For a large `image` with small things in it: the model is asked about each part of so many pixels a side, and its
     answers become one. Takes as many questions as there are parts, and one more. Absent: the picture is shown whole."""
-    max_tokens: int = Field(default=1024, ge=1)
+    max_tokens: int = Field(default=1024, ge=1, le=LONGEST_ANSWER)
     """The longest answer, in the model's tokens."""
     temperature: float | None = Field(default=None, ge=0, le=2)
     """How freely it chooses words. Absent: as the provider sets it; so are `top_p`, `stop` and `seed`."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from sensorium.media.source import Source
-from sensorium.schemas.ask import MOST_PICTURES, Detail
+from sensorium.schemas.ask import LONGEST_ANSWER, MOST_PICTURES, Detail
 from sensorium.schemas.base import Request, Result
 
 
@@ -34,7 +34,7 @@ class CompareRequest(Request):
     """What to compare them for."""
     detail: Detail = "auto"
     """How closely the model looks at them."""
-    max_tokens: int = Field(default=2048, ge=1)
+    max_tokens: int = Field(default=2048, ge=1, le=LONGEST_ANSWER)
     """The longest answer, in the model's tokens."""
 
     @field_validator("images", mode="before")

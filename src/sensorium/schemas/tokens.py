@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sensorium.media.source import Source
 from sensorium.pricing import Confidence
-from sensorium.schemas.ask import MOST_PICTURES, Detail
+from sensorium.schemas.ask import LONGEST_ANSWER, MOST_PICTURES, Detail
 from sensorium.schemas.base import Frozen, Request, Result
 
 
@@ -68,5 +68,5 @@ class TokensRequest(Request):
     """How the model should behave."""
     detail: Detail = "auto"
     """How closely the model looks at the pictures."""
-    max_tokens: int = Field(default=1024, ge=1)
+    max_tokens: int = Field(default=1024, ge=1, le=LONGEST_ANSWER)
     """The longest answer, in the model's tokens."""

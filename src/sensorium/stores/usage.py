@@ -238,7 +238,12 @@ class UsageBook:
         asked, self._asked = self._asked, []
         try:
             answers = await self._database.do(self._commit, noted, over, asked)
-        except (sqlite3.Error, InvalidConfiguration, OSError) as error:
+        except (
+            sqlite3.Error,
+            InvalidConfiguration,
+            OSError,
+            OverflowError,
+        ) as error:  # the last: of a number too large
             self._put_back(noted, over)
             self._fail(error, asked)
         else:
