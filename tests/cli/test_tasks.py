@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sensorium.cli import tasks
 from tests.cli.conftest import Sensorium, lines
 from tests.pictures import JUNK, jpeg, png
 
@@ -263,3 +265,16 @@ def test_tokens_are_told_for_people_and_for_programs(sensorium: Sensorium, photo
     assert refused.exit_code == 2
     assert "--model" in sensorium("tokens", "--help").stdout
     assert "`model`" in refused.stderr
+
+
+def test_a_result_that_comes_just_as_the_work_is_broken_off_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> int:
+        given_up = asyncio.get_running_loop().create_future()
+        given_up.cancel()
+        asyncio.get_running_loop().call_soon(given_up.set_result, None)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return 7
+
+    assert tasks.finish(work()) == 7
+    assert not caplog.records

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -109,7 +110,24 @@ def _run(
             return await answer(answerer, asked, len(inputs), how, tell)
 
     with limits.use(limits_of(settings)):
-        return asyncio.run(work())
+        return finish(work())
+
+
+def finish(work: Coroutine[Any, Any, int]) -> int:
+    """The exit code of the work, which Ctrl-C ends.
+
+    It may come just while a result is handed over, which asyncio then cannot do, and tells with a traceback.
+    """
+    told = logging.getLogger("asyncio")
+    told.addFilter(_matters)
+    try:
+        return asyncio.run(work)
+    finally:
+        told.removeFilter(_matters)
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.InvalidStateError))
 
 
 def _told_apart(task: Task, words: tuple[str, ...], fields: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -42,6 +42,10 @@ REFUSAL_SECONDS = 5.0
 PARTING_SECONDS = 0.25
 """How long the end of a body is waited for after the end mark, so that the connection can be used again."""
 
+UNREACHED = (
+    "See that it runs, and that its address is right: `base_url` of its card, or the variable in `base_url_from`"
+)
+
 END_MARK, DONE = b"[DONE]", object()
 """The last event of a stream, and what stands for it among the values of the others."""
 
@@ -155,7 +159,10 @@ class Client:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
                 raise self._silent(seconds, call) from error
-            raise self._failed(ProviderFailed, _reason(error, question.place)) from error
+            unreached = isinstance(error, aiohttp.ClientConnectorError)
+            raise self._failed(
+                ProviderFailed, _reason(error, question.place), UNREACHED if unreached else ""
+            ) from error
 
     def _way(self, url: str) -> _Way:
         """Looked up once: of an engine's questions all go to one address, or to few."""
@@ -228,9 +235,9 @@ class Client:
         # To wait as long once more helps nobody: another model might.
         return refusals.final(error)
 
-    def _failed(self, kind: type[ProviderFailed], why: str) -> ProviderFailed:
+    def _failed(self, kind: type[ProviderFailed], why: str, fix: str = "") -> ProviderFailed:
         what = "'s answer broke" if kind is StreamBroken else " cannot be asked"
-        return kind(f"{self._called}{what}", why=why)
+        return kind(f"{self._called}{what}", why=why, fix=fix)
 
 
 class _Way(NamedTuple):

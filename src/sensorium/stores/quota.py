@@ -471,7 +471,7 @@ def _late(domain: str, after: float) -> ProviderLimited:
     after = max(0.1, round(after, 1))
     return ProviderLimited(
         "The provider's limit is used up",
-        why=f"{domain} takes the next request in {after:g} s, which is too late for this one",
+        why=f"{domain.partition('#')[0]} takes the next request in {after:g} s, which is too late for this one",
         fix=f"Try again in {after:g} s",
         retry_after_seconds=after,
     )
