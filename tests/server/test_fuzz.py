@@ -13,6 +13,10 @@ from tests.server.conftest import running
 
 SECONDS = 60
 
+OWN_FAULT = "Unsupported type: 'Binary'"
+"""What it says (4.32) where it cannot change a picture that it made up, by chance; the rest of its time is then lost."""
+RUNS = 4
+
 SETTINGS = """
 [checks]
 # Not installed here, and a timeout that the client itself made too short.
@@ -27,7 +31,7 @@ NO_SCHEMA_SAYS = "positive_data_acceptance,negative_data_rejection"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_nothing_made_up_from_the_openapi_document_makes_the_server_fail(tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(SETTINGS, encoding="utf-8")
     program = str(Path(sys.executable).with_name("schemathesis"))
@@ -36,7 +40,10 @@ def test_nothing_made_up_from_the_openapi_document_makes_the_server_fail(tmp_pat
     with running(tmp_path / "server", **settings) as server:
         command = [program, "run", f"{server.url}/openapi.json", "--max-time", str(SECONDS), "--no-color"]
         command += ["--checks", "all", "--exclude-checks", NO_SCHEMA_SAYS]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+        for _ in range(RUNS):
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+            if OWN_FAULT not in done.stdout or "= FAILURES =" in done.stdout:
+                break
         assert done.returncode == 0, done.stdout[-10_000:]
         assert requests.get(f"{server.url}/health/live", timeout=10).status_code == 200
         assert "Traceback" not in server.log()
