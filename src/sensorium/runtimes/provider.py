@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
@@ -123,6 +123,20 @@ def model_of(card: Card, name: str) -> Card:
     quirks = {**card.quirks, "model": name, "any_model": False}
     fields = {field: getattr(card, field) for field in card.model_fields_set - {"aliases", "folder"}}
     return Card(**{**fields, "name": f"{card.name}/{name}", "quirks": quirks, "remote": card.remote})
+
+
+class Engine(Generic[Q]):
+    """What the engines of all wire formats begin with."""
+
+    def __init__(self, card: Card, quirks: Q) -> None:
+        self._card, self._quirks = card, quirks
+        self._client = Client(card.name, quirks.patience)
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def close(self) -> None:
+        self._client.close()
 
 
 @dataclass(frozen=True, slots=True)

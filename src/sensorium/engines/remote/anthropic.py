@@ -7,7 +7,7 @@ from typing import Any
 
 from sensorium.engine import Call, Card, Host
 from sensorium.runtimes import provider
-from sensorium.runtimes.http import Client, Question
+from sensorium.runtimes.http import Question
 from sensorium.schemas.ask import Answer, AskRequest, Ending, Message, Words
 from sensorium.schemas.base import Usage
 
@@ -81,18 +81,11 @@ def lacking(card: Card) -> str:
     return provider.lacking(card, Quirks)
 
 
-class Engine:
+class Engine(provider.Engine[Quirks]):
     """One model at one provider."""
 
     def __init__(self, card: Card, host: Host) -> None:  # noqa: ARG002 - every kind is made alike
-        self._card, self._quirks = card, provider.quirks_of(card, Quirks)
-        self._client = Client(card.name, self._quirks.patience)
-
-    def load(self) -> None:
-        """Nothing to load."""
-
-    def close(self) -> None:
-        self._client.close()
+        super().__init__(card, provider.quirks_of(card, Quirks))
 
     async def run(self, request: AskRequest, call: Call) -> Answer:
         quirks, secret = self._quirks, self._quirks.secret(self._card)
