@@ -19,6 +19,7 @@ LEVELS = [
     {"server.serve", "verbs", "modelfolder"},
     {"server.process"},
     {"server.app", "batch"},
+    {"server.jobs"},
     {"jobs"},
     {"server"},
     {"server.facades"},
@@ -56,7 +57,11 @@ def part_of(module: str) -> str:
     """The part of the house that a module is in: `sensorium.media.source` is in `media`."""
     words = module.removeprefix("sensorium").lstrip(".").split(".")
     longer = ".".join(words[:2])
-    return longer if longer in {"server.app", "server.process", "server.serve", "server.facades"} else words[0]
+    return (
+        longer
+        if longer in {"server.app", "server.jobs", "server.process", "server.serve", "server.facades"}
+        else words[0]
+    )
 
 
 def imports(path: Path) -> set[str]:

@@ -5,7 +5,9 @@
     │   ├── InvalidRequest       a field of the request is missing or wrong
     │   │   ├── UnknownTask      no task of that name
     │   │   ├── UnknownModel     no model of that name, or not one for this task
-    │   │   └── UnknownStream    no stream of that id, or not one of this key's
+    │   │   ├── UnknownStream    no stream of that id, or not one of this key's
+    │   │   ├── UnknownJob       no job of that id, or not one of this key's
+    │   │   └── IdempotencyConflict  another job came with the same idempotency key
     │   ├── FileMissing          the path leads nowhere, or to something unreadable
     │   ├── InvalidBase64        the text is not base64
     │   ├── InputTooLarge        more bytes or more pixels than the limits allow
@@ -37,6 +39,8 @@
     │   ├── DeadlineExceeded     the answer was not ready in time
     │   ├── ReaderStalled        the reader of a stream stopped reading
     │   ├── StreamGone           what a stream told next is not kept any more
+    │   ├── JobGone              a job ended long ago, and is not kept any more
+    │   ├── StorageFailed        what must be kept cannot be: the disk is full, or the folder not ours
     │   ├── MissingKey           the key for a provider is not set
     │   ├── ProviderDenied       the provider does not take our key, or does not have the model
     │   ├── ProviderFailed       the provider failed, or cannot be reached
@@ -49,6 +53,7 @@
     │   └── InvalidAnswer        a client cannot use what its server answered
     ├── InvalidConfiguration     a setting or command-line option is wrong
     └── EngineFailed             an engine broke: its own fault, not the caller's
+        └── WorkerDied           the process that worked on it died, each time
 
 Every class carries a stable `code`, which never changes once published, and says
 whether trying the same again can help. `docs/errors.md` is generated from here.
@@ -119,6 +124,20 @@ class UnknownStream(InvalidRequest):
 
     code = "unknown_stream"
     remedy = "Use the id that the stream's first event tells, with the key that asked for it."
+
+
+class UnknownJob(InvalidRequest):
+    """No job has that id, or it was submitted with another key."""
+
+    code = "unknown_job"
+    remedy = "Use the id that submitting told, with the key that submitted it."
+
+
+class IdempotencyConflict(InvalidRequest):
+    """Another job was submitted with the same idempotency key."""
+
+    code = "idempotency_conflict"
+    remedy = "Use a new key for each job; send the same key only with the same job."
 
 
 class FileMissing(InvalidInput):
@@ -361,6 +380,21 @@ class StreamGone(Unavailable):
     remedy = "Ask again from the beginning; come back sooner, and read as fast as it is told."
 
 
+class JobGone(Unavailable):
+    """The job ended long ago, and is not kept any more."""
+
+    code = "job_gone"
+    remedy = "Submit it again; fetch outcomes before the job's `expires`."
+
+
+class StorageFailed(Unavailable):
+    """What must be kept cannot be: the disk is full, the folder cannot be written, or its file is broken."""
+
+    code = "storage_failed"
+    retryable = True
+    remedy = "Try again later; the operator finds the reason in the message."
+
+
 class MissingKey(Unavailable):
     """The key for a provider is not set."""
 
@@ -466,6 +500,13 @@ class EngineFailed(SensoriumError):
 
     code = "engine_failed"
     remedy = "Report it with the message and the input; another model may answer meanwhile."
+
+
+class WorkerDied(EngineFailed):
+    """The process that worked on an item of a job died, each time that it was tried."""
+
+    code = "worker_died"
+    remedy = "Leave the item out, and report it; it may hold what a model or decoder does not survive."
 
 
 def every_error() -> list[type[SensoriumError]]:
