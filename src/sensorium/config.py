@@ -185,6 +185,19 @@ class Settings(BaseSettings):
     """Where streamed answers are kept for readers that come back: in this process, or in a file that all workers of this
     server share; without workers it is in `cache_dir`."""
 
+    jobs_dir: Path | None = None
+    """Where jobs and their inputs are kept, in clear. Absent: the folder `jobs` in `data_dir`."""
+    job_workers: int = Field(default=1, ge=0)
+    """How many processes of the server work on jobs, beside those that answer; they start with the first job. 0: none of this server."""
+    job_lease_seconds: float = Field(default=30.0, ge=0.5)
+    """For how long work belongs to a worker that gives no sign of life any more; then another takes it."""
+    job_attempts: int = Field(default=3, ge=1)
+    """How often an item is tried that fails in a way that may pass, or that its worker dies of."""
+    job_kept_seconds: float = Field(default=86400.0, gt=0)
+    """How long a job and its outcomes are kept after its end."""
+    job_inputs: Literal["until_end", "until_expiry"] = "until_end"
+    """How long files that came with a job are kept: until it has ended, or as long as the job itself."""
+
     @field_serializer("sealing_key", "jwt_secret", "redis_url")
     def _hidden(self, secret: SecretStr | None, info: FieldSerializationInfo[Any]) -> Any:
         return secret.get_secret_value() if secret and info.context == WITH_SECRETS else secret

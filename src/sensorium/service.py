@@ -169,6 +169,10 @@ class Sensorium:
         """Raises Overloaded while a request would be refused for want of room: a door can ask before it reads a body."""
         self._door.refuse_when_full()
 
+    async def admit(self, task: str, caller: Caller) -> None:
+        """Count a request that is worked on later. Raises Forbidden without the task's scope, and RateLimited."""
+        await self._door.admit(task, caller)
+
     async def standing(self, caller: Caller) -> Standing | None:
         """How far the caller's minute is used up; None where nothing is counted."""
         if caller.requests_per_minute is None:

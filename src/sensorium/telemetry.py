@@ -22,6 +22,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the buckets of times: the customary ones of Prometheus, with two below and two above."""
+LONG_SECONDS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 86400.0)
+"""Upper bounds of the buckets of times that people do not wait for."""
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 """Upper bounds of the buckets of batch sizes."""
 
@@ -379,6 +381,19 @@ class Telemetry:
         )
         self.stream_errors = Counters(
             "sensorium_stream_errors_total", "Failures to write streamed answers to the file that workers share."
+        )
+        self.jobs = Gauges(
+            "sensorium_jobs", "Jobs that wait (`waiting`) or are worked on (`running`).", "state", of_all=max
+        )
+        self.job_items = Gauges("sensorium_job_items", "Items of jobs that have no outcome yet.", of_all=max)
+        self.jobs_finished = Counters(
+            "sensorium_jobs_finished_total", "Jobs that ended: `done`, `failed` or `cancelled`.", "task", "state"
+        )
+        self.job_seconds = Histograms(
+            "sensorium_job_seconds", "From a job's submission to its end.", "task", bounds=LONG_SECONDS
+        )
+        self.job_worker_deaths = Counters(
+            "sensorium_job_worker_deaths_total", "Processes that worked on jobs and died."
         )
         self.tracer: Tracer | None = None
 

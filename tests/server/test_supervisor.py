@@ -18,7 +18,8 @@ import requests
 from pydantic_core import from_json
 
 from sensorium.config import WITH_SECRETS, Settings, exactly
-from sensorium.server.supervisor import LONGEST_PAUSE, pause_after, share
+from sensorium.server.children import LONGEST_PAUSE, pause_after
+from sensorium.server.supervisor import share
 from tests.pictures import png
 from tests.server.conftest import Server, eventually, running
 from tests.server.wire import bitmap

@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from sensorium.engine import Call, Engine
+from sensorium.engine import Call, Caller, Engine
 from sensorium.errors import Overloaded, RateLimited
 from sensorium.schemas.base import Request, Result
 from sensorium.stores.rates import MemoryRates, Rates
@@ -51,9 +51,7 @@ class Admission:
         telemetry.admission_waiting[()].watch(self, lambda door: door._here.waiting + door._elsewhere.waiting)
 
     async def run(self, request: Request, call: Call) -> Result:
-        call.caller.require(request.task)
-        if call.caller.requests_per_minute is not None:
-            await self._count(call.caller.name, call.caller.requests_per_minute)
+        await self.admit(request.task, call.caller)
         room = self._elsewhere if self._is_elsewhere(request) else self._here
         arrived = time.monotonic()
         await room.enter(call)
@@ -63,6 +61,12 @@ class Admission:
             return await self._inner.run(request, call)
         finally:
             room.leave(time.monotonic() - start)
+
+    async def admit(self, task: str, caller: Caller) -> None:
+        """Count one request of the caller's. Raises Forbidden without the task's scope, and RateLimited."""
+        caller.require(task)
+        if caller.requests_per_minute is not None:
+            await self._count(caller.name, caller.requests_per_minute)
 
     async def _count(self, name: str, per_minute: int) -> None:
         after = await self._rates.take(name, per_minute)

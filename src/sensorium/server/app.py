@@ -26,7 +26,7 @@ from sensorium.config import Settings, load_settings
 from sensorium.engine import OPERATING, Caller
 from sensorium.errors import SensoriumError
 from sensorium.registry import Registry, Task
-from sensorium.server import models, openapi, resume, ui, usage
+from sensorium.server import jobs, models, openapi, resume, ui, usage
 from sensorium.server.access import Access
 from sensorium.server.auth import asks_for_keys
 from sensorium.server.door import CALLER, TRACE, Door, House, head_of
@@ -46,17 +46,19 @@ def create_app(settings: Settings | None = None) -> Starlette:
     house = House(settings or load_settings())
     tasks = Registry().tasks
     facades = (*(native.facade_for(task.request) for task in tasks), *_facades())
+    long_work = jobs.Jobs(house, tasks)
     doors = [Route(one.path, Door(one, house), methods=[one.method]) for one in facades]
     app = _Application(
         routes=[
             *doors,
             resume.route(house),
-            *_pages(house, tasks, facades),
+            *long_work.routes(),
+            *_pages(house, tasks, facades, long_work),
             *ui.routes(),
         ],
         middleware=[Middleware(Access), *_browsers(house.settings), Middleware(Shortcut, doors)],
         exception_handlers={HTTPException: _refused},  # type: ignore[dict-item] # it gets no others
-        lifespan=_lifespan(house),
+        lifespan=_lifespan(house, long_work),
     )
     for route in app.routes:
         _end_at_the_end(route)
@@ -118,19 +120,21 @@ def _facades() -> Iterator[Facade]:
             yield module.FACADE
 
 
-def _lifespan(house: House) -> Any:
+def _lifespan(house: House, long_work: jobs.Jobs) -> Any:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
         await house.open()
+        await long_work.open()
         try:
             yield
         finally:
+            await long_work.close()
             await house.close()
 
     return lifespan
 
 
-def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> list[Route]:
+def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade], long_work: jobs.Jobs) -> list[Route]:
     """What can be asked without a body."""
     described: list[bytes] = []  # made at the first request, since it takes some milliseconds
 
@@ -147,7 +151,7 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
 
     async def document(request: Request) -> Reply:
         if not described:
-            described.append(to_json(openapi.document(tasks, facades)))
+            described.append(to_json(openapi.document(tasks, facades, jobs.operations())))
         # Where another application has it mounted, or a proxy's prefix stands before the paths.
         servers = to_json([{"url": request.scope.get("root_path") or "/"}])
         return Reply(200, b'{"servers":%b,%b' % (servers, described[0].removeprefix(b"{")))
@@ -187,7 +191,7 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
         return Reply(200, await house.numbers(), ((b"content-type", CONTENT_TYPE),))
 
     async def unknown_task(request: Request) -> Reply:
-        if f"/v1/{request.path_params['task']}" not in ("/v1/caller", usage.PATH, models.LIST):
+        if f"/v1/{request.path_params['task']}" not in ("/v1/caller", usage.PATH, models.LIST, jobs.LIST):
             Registry().task(request.path_params["task"])
         raise HTTPException(405, headers={"Allow": "GET, HEAD"})
 
@@ -201,6 +205,9 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade]) -> li
         _page(models.LIST, guarded(house, listed)),
         _page(models.RELOAD, guarded(house, reloaded, "admin"), "POST"),
         _page(models.ONE, guarded(house, one_model)),
+        _page(jobs.LIST, guarded(house, long_work.listed)),
+        _page(jobs.ONE, guarded(house, long_work.one)),
+        _page(jobs.ONE, guarded(house, long_work.cancelled), "DELETE"),
         _page("/v1/{task}", unknown_task, "POST"),
     ]
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -31,8 +32,10 @@ from sensorium.server.body import (
 from sensorium.server.events import Talk
 from sensorium.server.exposition import exposition
 from sensorium.server.facades.base import Encoder, Facade, Message, Outcome, Plan, Reply
+from sensorium.server.ownfolder import OwnFolder
 from sensorium.server.recording import Recording, Recordings
 from sensorium.server.resources import tell_of_this_process
+from sensorium.server.run_folder import PREFIX as RUN_PREFIX
 from sensorium.server.run_folder import RunFolder, run_folder, shared_folder
 from sensorium.server.spool import Spool
 from sensorium.server.traces import Traces
@@ -75,6 +78,7 @@ class House:
         """Whether what was under way has been given up."""
         self._inside: tuple[Sensorium, Spool] | None = None
         self._numbers: RunFolder | None = None
+        self._own_folder: OwnFolder | None = None
         self._traces = Traces(settings.traces_to) if settings.traces_to else None
 
     async def open(self) -> None:
@@ -103,9 +107,16 @@ class House:
         if self.book:
             await self.book.close()
         await asyncio.to_thread(spool.close)
-        for teller in (self._numbers, self._traces):
+        for teller in (self._numbers, self._own_folder, self._traces):
             if teller:
                 await asyncio.to_thread(teller.close)
+
+    def numbers_folder(self) -> Path:
+        """Where processes that work for this one tell their numbers; made when it is first asked for. Blocks."""
+        if self._numbers is None:
+            self._own_folder = OwnFolder(RUN_PREFIX)
+            self._numbers = RunFolder(self._own_folder.path, TELEMETRY)
+        return self._numbers.folder
 
     async def numbers(self) -> bytes:
         """What Prometheus reads: of all processes of this server."""

@@ -51,8 +51,8 @@ SECURITY = {
 }
 
 
-def document(tasks: Iterable[Task], facades: Iterable[Facade]) -> dict[str, Any]:
-    """The whole document."""
+def document(tasks: Iterable[Task], facades: Iterable[Facade], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole document; `more` are paths of routes beside those of facades."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -67,6 +67,7 @@ def document(tasks: Iterable[Task], facades: Iterable[Facade]) -> dict[str, Any]
             **usage.page(),
             **models.pages(),
             **resume.page(),
+            **more,
             **{facade.path: {facade.method.lower(): _page(facade)} for facade in facades},
         },
         "security": [{"key": []}, {"header": []}, {}],

@@ -17,9 +17,9 @@ STARTED = time.time()
 """The server is imported some tenths of a second after the process starts."""
 
 
-def tell_of_this_process(telemetry: Telemetry) -> None:
+def tell_of_this_process(telemetry: Telemetry, *, serves: bool = True) -> None:
     """From now on all of it is read whenever somebody looks."""
-    telemetry.workers[()].watch(telemetry, lambda _: 1)
+    telemetry.workers[()].watch(telemetry, lambda _: int(serves))
     telemetry.build[sensorium.__version__, platform.python_version()].watch(telemetry, lambda _: 1)
     telemetry.process_cpu[()].watch(telemetry, lambda _: time.process_time())
     telemetry.process_start[()].watch(telemetry, lambda _: STARTED)

@@ -21,6 +21,8 @@ from pydantic_core import from_json, to_json
 
 from sensorium.telemetry import Gauges, Snapshot, Telemetry
 
+PREFIX = "sensorium-run-"
+"""Of folders that go with the process that made them."""
 VARIABLE = "SENSORIUM_RUN_DIR"
 """Names the folder, in the environment of each process of one server."""
 SECONDS = 1.0
@@ -36,7 +38,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, telemetry: Telemetry) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder, self._telemetry = folder, telemetry
+        self.folder, self._telemetry = folder, telemetry
         self._writing = threading.Lock()
         self._name = uuid.uuid4().hex
         self._alive = _locked(folder / f"{self._name}.new")
@@ -54,9 +56,9 @@ class RunFolder:
         # Told to the others first: what one scrape has said, the next, of another process, must not go back on.
         own = self._tell()
         with self._alone() as sums:
-            dead = _bury_the_dead(self._folder, sums, self._telemetry)
-            names = [path.stem for path in self._folder.glob("*.lock") if path.stem != self._name]
-        living = [_read(self._folder / f"{name}.json", self._telemetry) for name in names]
+            dead = _bury_the_dead(self.folder, sums, self._telemetry)
+            names = [path.stem for path in self.folder.glob("*.lock") if path.stem != self._name]
+        living = [_read(self.folder / f"{name}.json", self._telemetry) for name in names]
         return _as_one([own, *living, dead], self._telemetry)
 
     def close(self) -> None:
@@ -77,14 +79,14 @@ class RunFolder:
     def _tell(self) -> Snapshot:
         with self._writing:
             snapshot = self._telemetry.snapshot()
-            _write(self._folder / f"{self._name}.json", _as_json(snapshot))
+            _write(self.folder / f"{self._name}.json", _as_json(snapshot))
         return snapshot
 
     @contextmanager
     def _alone(self) -> Iterator[Path]:
         """The file of sums, while no other process is at it."""
-        with _locked(self._folder / "sums"):
-            yield self._folder / "sums.json"
+        with _locked(self.folder / "sums"):
+            yield self.folder / "sums.json"
 
 
 def _bury_the_dead(folder: Path, sums: Path, telemetry: Telemetry) -> Snapshot:

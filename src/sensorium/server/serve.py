@@ -38,9 +38,11 @@ def serve(settings: Settings) -> None:
 
             run(settings, listening, lambda: log.info("Listening on %s", url))
         else:
+            from sensorium.jobs.crew import company
             from sensorium.server.supervisor import supervise
 
-            supervise(settings, listening, lambda: log.info("Listening on %s with %d workers", url, settings.workers))
+            told = "Listening on %s with %d workers"
+            supervise(settings, listening, lambda: log.info(told, url, settings.workers), company)
     log.info("Stopped")
 
 

@@ -7,39 +7,38 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from types import FrameType
-from typing import Any
 
-from sensorium.config import WITH_SECRETS, Settings
+from sensorium.config import Settings
 from sensorium.errors import ServiceClosed
-from sensorium.server import run_folder
+from sensorium.server import children, run_folder
 from sensorium.server.ownfolder import OwnFolder
 
-PREFIX = "sensorium-run-"
-
-STEADY_SECONDS = 10.0
-"""A worker that lived so long did not die of its start."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Before a worker's second quick death in a row is made good, in seconds; doubled each time."""
 GRACE_SECONDS = 10.0
 """How much longer than `drain_seconds` a worker may take to end."""
+
+Environment = Mapping[str, str]
+Company = Callable[[Settings, Environment], AbstractContextManager[tuple[Environment, tuple[int, ...]]]]
+"""Of settings and environment: what works beside all processes that serve, while the block runs; gives what these need to
+know of it, as variables and open files."""
 
 log = logging.getLogger("sensorium.server")
 
 
-def supervise(settings: Settings, listening: socket.socket, listens: Callable[[], None]) -> None:
+def supervise(settings: Settings, listening: socket.socket, listens: Callable[[], None], company: Company) -> None:
     """Keep `workers` processes serving until SIGINT or SIGTERM; then let them finish. A second signal ends all at once.
 
     Takes the socket over; calls `listens` once one of them serves. Raises ServiceClosed when none can start.
     """
-    folder = OwnFolder(PREFIX)
+    folder, shared = OwnFolder(run_folder.PREFIX), share(settings)
+    environment = {**os.environ, run_folder.VARIABLE: str(folder.path)}
     try:
-        _Crew(share(settings), listening, listens, folder.path).work()
+        with company(shared.model_copy(update={"threads": settings.threads}), environment) as (more, passed):
+            _Crew(shared, listening, listens, {**environment, **more}, passed).work()
     finally:
         folder.close()
 
@@ -61,9 +60,16 @@ def share(settings: Settings) -> Settings:
 class _Crew:
     """A thread for each worker starts it, waits for its end, and starts another."""
 
-    def __init__(self, settings: Settings, listening: socket.socket, listens: Callable[[], None], folder: Path) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listening: socket.socket,
+        listens: Callable[[], None],
+        environment: Environment,
+        passed: tuple[int, ...],
+    ) -> None:
         self._settings, self._listening, self._listens = settings, listening, listens
-        self._environment = {**os.environ, run_folder.VARIABLE: str(folder)}
+        self._environment, self._passed = environment, passed
         self._lock = threading.Lock()
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._served = self._failed = False
@@ -119,9 +125,9 @@ class _Crew:
                 self._failed = True
                 os.write(self._waker, b".")
                 return
-            quick_deaths = quick_deaths + 1 if time.monotonic() - born < STEADY_SECONDS else 0
-            pause = pause_after(quick_deaths)
-            log.error("Worker %d %s; another starts%s", number, _end(code), f" in {pause:g} s" if pause else "")
+            quick_deaths = quick_deaths + 1 if time.monotonic() - born < children.STEADY_SECONDS else 0
+            pause = children.pause_after(quick_deaths)
+            log.error("Worker %d %s; another starts%s", number, children.end(code), f" in {pause:g} s" if pause else "")
             self._stopping.wait(pause)
 
     def _live(self, number: int) -> int:
@@ -139,47 +145,15 @@ class _Crew:
         finally:
             with self._lock:
                 self._processes.discard(process)
-            _close(process)
+            children.close(process)
 
     def _started(self) -> subprocess.Popen[bytes]:
         descriptor = self._listening.fileno()
-        process = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-m", "sensorium.server.process", str(descriptor)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=[descriptor],
-            env=self._environment,
-            process_group=0,  # Ctrl-C is heard here only
-        )
-        # Left open: its end tells the worker that this process is gone.
-        _write(process.stdin, self._settings.model_dump_json(context=WITH_SECRETS).encode() + b"\n")
-        return process
+        command = ["sensorium.server.process", str(descriptor)]
+        return children.start(command, self._settings, (descriptor, *self._passed), self._environment)
 
     def _tell_once(self) -> None:
         with self._lock:
             first, self._served = not self._served, True
         if first:
             self._listens()
-
-
-def pause_after(quick_deaths: int) -> float:
-    """Seconds until the next start: none after one death, then ever longer."""
-    return 0.0 if quick_deaths < 2 else min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(quick_deaths - 2, 16))
-
-
-def _end(code: int) -> str:
-    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-
-
-def _write(pipe: Any, data: bytes) -> None:
-    try:
-        pipe.write(data)
-        pipe.flush()
-    except BrokenPipeError:
-        pass  # it died at once, as its exit code will tell
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        if pipe:
-            pipe.close()

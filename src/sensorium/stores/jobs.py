@@ -3,7 +3,7 @@
     job = await store.submit(Submission(...))                 # once, however often it is sent with the same key
     for item in await store.claim("worker 1", most=16, ...):  # leased: the worker says again and again that it lives
         ...
-    await store.settle("worker 1", [Settled(item.job, item.index, "done", outcome)])
+    await store.settle("worker 1", [Settled(item.job, item.place, "done", outcome)])
 
 Work is done at least once, and its outcome kept exactly once: the first one counts. Orders and outcomes are bytes that a
 store passes on as they are. Every change of a job has a number, so that a reader goes on where it was: what is told of a
@@ -44,7 +44,7 @@ class Submission:
     orders: tuple[bytes, ...]
     """What is to be done, an item each."""
     outcomes: Mapping[int, bytes] = field(default_factory=dict)
-    """By index, the errors of those orders that could not even be read."""
+    """By place, the errors of those orders that could not even be read."""
     priority: int = 0
     """Higher goes first among the jobs of one owner."""
     key: str | None = None
@@ -94,7 +94,8 @@ class Job:
 class Outcome(NamedTuple):
     """What became of one item."""
 
-    index: int
+    place: int
+    """Which item it is, from 0."""
     number: int
     """Of the change of its job."""
     state: OutcomeState
@@ -105,7 +106,7 @@ class Item(NamedTuple):
     """One item that a worker holds."""
 
     job: str
-    index: int
+    place: int
     order: bytes
     tries: int
     """How often it was tried before, and failed in a way that may pass."""
@@ -117,7 +118,7 @@ class Settled(NamedTuple):
     """What a worker says of an item."""
 
     job: str
-    index: int
+    place: int
     state: OutcomeState | None
     """None: it is to be tried again, after so many seconds."""
     outcome: bytes = b""
@@ -166,7 +167,7 @@ class JobStore(Protocol):
         """
 
     async def renew(self, worker: str, seconds: float) -> set[tuple[str, int]]:
-        """Lease for so many seconds from now on all that the worker holds: by job and index. What is missing is not its own any more."""
+        """Lease for so many seconds from now on all that the worker holds: by job and place. What is missing is not its own any more."""
 
     async def settle(self, worker: str, settled: Sequence[Settled]) -> None:
         """Keep outcomes. One of an item that has an outcome already, or whose job has ended, changes nothing."""
@@ -198,7 +199,7 @@ class JobStore(Protocol):
 
 def pause_after(failures: int) -> float:
     """Seconds until an item that failed so often is tried again."""
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 16))
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 1, 16))
 
 
 def dead(order: bytes, deaths: int) -> bytes:

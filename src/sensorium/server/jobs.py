@@ -1,0 +1,475 @@
+"""`/v1/jobs`: work that goes on without its client, handed in, watched, fetched and called off.
+
+POST   /v1/jobs               {"task": "classify", "requests": [{"image": "https://..."}, ...]} -> 202 and the job
+GET    /v1/jobs               the caller's own, the newest first
+GET    /v1/jobs/<id>          how it stands, and the outcomes that follow `after`
+GET    /v1/jobs/<id>/events   the same as it comes, as server-sent events
+DELETE /v1/jobs/<id>          ends it; what has an outcome keeps it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Annotated, Any, get_args
+
+from pydantic import Field
+from pydantic_core import to_json
+from starlette.requests import Request as WebRequest
+from starlette.routing import Route
+
+from sensorium.engine import Caller, Options
+from sensorium.errors import InvalidRequest, SensoriumError, ServiceClosed
+from sensorium.jobs.crew import WAKER, Crew, wake
+from sensorium.jobs.desk import Desk, Wanted
+from sensorium.jobs.place import open_jobs
+from sensorium.registry import Registry, Task
+from sensorium.schemas.base import Frozen, checked
+from sensorium.server.door import CALLER, Door, House, Visit, head_of, unless_gone
+from sensorium.server.events import Talk
+from sensorium.server.facades import native
+from sensorium.server.facades.base import Facade, Message, Plan, Reply, key_of
+from sensorium.server.facades.native_page import EXAMPLE_URL
+from sensorium.server.recording import tell
+from sensorium.server.resume import IDENTITY, LAST, NOTHING_LEFT, PLACE, Resuming
+from sensorium.server.run_folder import VARIABLE
+from sensorium.service import Sensorium
+from sensorium.stores.jobs import Job, JobState, JobStore, Outcome, unknown
+
+LIST = "/v1/jobs"
+ONE = "/v1/jobs/{job}"
+EVENTS = "/v1/jobs/{job}/events"
+
+MOST_ITEMS = 1000
+"""Of one job: they are read on the event loop, and written in one transaction."""
+
+USUAL_PAGE, LARGEST_PAGE = 100, 1000
+"""Outcomes or jobs that are told at once."""
+
+LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.1, 1.0
+"""How often it is looked what is new of a job that is watched: seldomer while nothing is."""
+
+AT_ONCE = 256
+"""Events that are read in one go."""
+
+KEY = "idempotency-key"
+
+
+class Asked(Frozen):
+    """A job as it is handed in."""
+
+    task: str = Field(max_length=200, examples=["classify"])
+    """The task of all its requests."""
+    requests: tuple[dict[str, Any], ...] = Field(default=(), max_length=MOST_ITEMS)
+    """The requests, each as `POST /v1/<task>` takes it."""
+    request: dict[str, Any] | None = None
+    """In place of `requests`: a single one."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    """Higher goes first among your own jobs."""
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
+    """By which the same submission, sent again, is known: it is answered by the job that there is. Or the header `Idempotency-Key`."""
+    webhook: Annotated[str, Field(max_length=2000, pattern="^https?://")] | None = None
+    """The URL that is kept with the job, to be called when it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a message hands in."""
+
+    asked: Asked
+    wanted: tuple[Wanted, ...]
+
+
+class Jobs:
+    """All that `/v1/jobs` needs while the server runs."""
+
+    def __init__(self, house: House, tasks: Sequence[Task]) -> None:
+        self._house = house
+        self._shapes = {task.name: native.Shape(task.request) for task in tasks}
+        self._crew: Crew | None = None
+        self._desk: Desk | None = None
+
+    async def open(self) -> None:
+        """In the loop that serves."""
+        settings = self._house.settings
+        waker = int(os.environ.get(WAKER, "-1"))
+        if waker < 0 and settings.job_workers and os.name == "posix":  # Windows has no such pipes
+            self._crew = Crew(settings, self._environment)
+            self._crew.open()
+            waker = self._crew.waker
+        self._desk = Desk(*open_jobs(settings), lambda items: wake(waker, min(items, settings.job_workers)))
+
+    async def close(self) -> None:
+        if self._crew:
+            await asyncio.to_thread(self._crew.close)
+        if self._desk:
+            await self._desk.store.close()
+
+    @property
+    def desk(self) -> Desk:
+        """Raises ServiceClosed before the server has started."""
+        if self._desk is None:
+            raise ServiceClosed("The server is not running", fix="Try again in a moment")
+        return self._desk
+
+    def routes(self) -> list[Route]:
+        """Those that are more than a page."""
+        facade = Facade(LIST, self._parse, _taken, native.refuse, lambda: operations()[LIST]["post"])
+        events = Route(EVENTS, Watching(self._house, self), methods=["GET"])
+        events.methods = {"GET"}  # a HEAD would wait for the end
+        return [Route(LIST, Handing(facade, self._house, self), methods=["POST"]), events]
+
+    async def listed(self, request: WebRequest) -> Reply:
+        query = head_of(request.scope).query
+        state, limit = query.get("state") or None, _number(query, "limit", USUAL_PAGE, LARGEST_PAGE)
+        if state is not None and state not in get_args(JobState):
+            raise InvalidRequest("`state` is none of a job's", fix=f"There are: {', '.join(get_args(JobState))}")
+        before = query.get("before") or None
+        if before is not None and not (isinstance(before, str) and IDENTITY.fullmatch(before)):
+            raise InvalidRequest("`before` is no id of a job", fix="Send `next` of the page before")
+        caller: Caller = request.scope[CALLER]
+        jobs = await self.desk.store.listed(caller.name, state, before, limit)
+        more = jobs[-1].id if jobs and len(jobs) == limit else None
+        return Reply(200, to_json({"jobs": [about(job) for job in jobs], "next": more}))
+
+    async def one(self, request: WebRequest) -> Reply:
+        query = head_of(request.scope).query
+        after, limit = _number(query, "after", 0), _number(query, "limit", USUAL_PAGE, LARGEST_PAGE)
+        job = await self._found(request)
+        outcomes = await self.desk.store.outcomes(job.id, after, limit)
+        return Reply(200, await self._page(job, outcomes, after))
+
+    async def cancelled(self, request: WebRequest) -> Reply:
+        job = await self._found(request)
+        return Reply(200, to_json(about(await self.desk.cancel(job.id, request.scope[CALLER]))))
+
+    async def _found(self, request: WebRequest) -> Job:
+        identity: str = request.path_params["job"]
+        if not IDENTITY.fullmatch(identity):
+            raise unknown()
+        return await self.desk.store.find(identity, request.scope[CALLER].name)
+
+    async def _page(self, job: Job, outcomes: Sequence[Outcome], after: int) -> bytes:
+        """The job, why it failed, and the outcomes as they were written."""
+        error = b"null"
+        if job.state == "failed":
+            (first,) = await self.desk.store.outcomes(job.id, 0, 1)
+            error = first.outcome.removeprefix(b'{"error":')[:-1]
+        told = b",".join(_outcome(one) for one in outcomes)
+        page = to_json({**about(job), "next": outcomes[-1].number if outcomes else after})
+        return b'%b,"error":%b,"outcomes":[%b]}' % (page[:-1], error, told)
+
+    def _parse(self, message: Message) -> Plan:
+        fields = {**message.fields} if message.typed else _nested(message.fields)
+        if (key := message.headers.get(KEY)) is not None:
+            fields.setdefault("idempotency_key", key)
+        asked = checked(Asked, fields, "a job")
+        shape = self._shapes.get(asked.task)
+        if shape is None:
+            Registry().task(asked.task)  # which says what there is
+            raise InvalidRequest(f"{asked.task} came after the server had started", fix="Start it again")
+        if (asked.request is None) == (not asked.requests):
+            raise InvalidRequest("A job needs requests", fix='Send `"requests": [{...}]`, or `"request": {...}`')
+        requests = asked.requests or (asked.request or {},)
+        wanted = tuple(one for fields in requests for one in _wanted(shape, message, fields))
+        if len(wanted) > MOST_ITEMS:
+            raise InvalidRequest(
+                "Too many items", why=f"{len(wanted):,} were sent", fix=f"Send at most {MOST_ITEMS:,} in a job"
+            )
+        return Plan((), Order(asked, wanted))
+
+    def _environment(self) -> Mapping[str, str]:
+        return {**os.environ, VARIABLE: str(self._house.numbers_folder())}
+
+
+class Handing(Door):
+    """`POST /v1/jobs`: through the same door as what is answered at once."""
+
+    def __init__(self, facade: Facade, house: House, jobs: Jobs) -> None:
+        super().__init__(facade, house)
+        self._jobs = jobs
+
+    async def _answered(
+        self,
+        plan: Plan,
+        talk: Talk | None,  # noqa: ARG002 - nothing is told as it comes
+        service: Sensorium,
+        trace: str,
+        caller: Caller,
+    ) -> Reply | None:
+        asked = plan.context.asked
+        await service.admit(asked.task, caller)
+        job: Any = await self._jobs.desk.submit(
+            plan.context.wanted,
+            caller,
+            task=asked.task,
+            trace=trace,
+            priority=asked.priority,
+            key=asked.idempotency_key,
+            webhook=asked.webhook,
+        )
+        return self._facade.render([job], plan.context)
+
+
+class Watching(Resuming):
+    """`GET /v1/jobs/<id>/events`."""
+
+    def __init__(self, house: House, jobs: Jobs) -> None:
+        super().__init__(house)
+        self._jobs = jobs
+
+    async def _told(self, visit: Visit, talk: Talk) -> Reply | None:
+        head = head_of(visit.scope)
+        caller = await self._house.caller(key_of(head))
+        identity, after = _place_of(visit.scope["path_params"]["job"], head.headers.get(LAST, "").strip())
+        store = self._jobs.desk.store
+        job = await store.find(identity, caller.name)
+        if after > job.number:
+            why = f"the job has told {job.number} events"
+            raise InvalidRequest("`Last-Event-ID` is too high", why=why, fix="Send the last id that you have read")
+        reader = _Reader(self._house, store, job, after)
+        return NOTHING_LEFT if await unless_gone(visit, tell(reader, talk)) is False else None
+
+
+class _Reader:
+    """Tells a job's changes from the store, in the order of their numbers."""
+
+    def __init__(self, house: House, store: JobStore, job: Job, after: int) -> None:
+        self._house, self._store, self._job, self._at = house, store, job, after
+        self.over = False
+
+    async def read(self) -> bytes:
+        pause = LOOK_SECONDS
+        while not self.over:
+            if events := await self._new():
+                return b"".join(events)
+            if self._house.leaving:
+                raise ServiceClosed("The server stops", fix="Come back with the last id that you have read")
+            if not self.over:
+                await asyncio.sleep(pause)
+                pause = min(LONGEST_LOOK_SECONDS, pause * 1.5)
+        return b""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    async def _new(self) -> list[bytes]:
+        job = self._job = await self._store.find(self._job.id, self._job.owner)
+        outcomes = await self._store.outcomes(job.id, self._at, AT_ONCE)
+        events = [
+            *self._states(job, outcomes),
+            *((one.number, self._event(one.number, "item", _outcome(one))) for one in outcomes),
+        ]
+        told = [event for _, event in sorted(events)]
+        if outcomes:
+            told.append(b"event: progress\ndata: %b\n\n" % to_json(_progress(job)))
+        if events:
+            self._at = max(number for number, _ in events)
+        if job.over and len(outcomes) < AT_ONCE:
+            if self._at < job.number:
+                told.append(self._event(job.number, "end", to_json(about(job))))
+            self._at, self.over = job.number, True
+        return told
+
+    def _states(self, job: Job, outcomes: Sequence[Outcome]) -> list[tuple[int, bytes]]:
+        """The states that it went through since, as far as the outcomes go."""
+        upto = outcomes[-1].number if len(outcomes) == AT_ONCE else job.number
+        entered = {1: b"waiting", **({job.began: b"running"} if job.began else {})}
+        return [
+            (number, self._event(number, "state", b'{"state":"%b"}' % state))
+            for number, state in entered.items()
+            if self._at < number <= upto
+        ]
+
+    def _event(self, number: int, kind: str, data: bytes) -> bytes:
+        return b"id: %b:%d\nevent: %b\ndata: %b\n\n" % (self._job.id.encode(), number, kind.encode(), data)
+
+
+def about(job: Job) -> dict[str, Any]:
+    """A job as JSON-ready fields."""
+    moments = {name: _moment(getattr(job, name)) for name in ("created", "started", "ended", "expires")}
+    return {
+        "id": job.id,
+        "task": job.task,
+        "state": job.state,
+        "priority": job.priority,
+        "progress": _progress(job),
+        **moments,
+        "webhook": job.webhook,
+    }
+
+
+def _progress(job: Job) -> dict[str, int]:
+    return {"total": job.total, "settled": job.settled, "done": job.done, "failed": job.failed, "dead": job.dead}
+
+
+def _moment(seconds: float | None) -> str | None:
+    """As RFC 3339 writes it."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _outcome(one: Outcome) -> bytes:
+    """As it was written, with which item it is of."""
+    return b'{"index":%d,"state":"%b",%b' % (one.place, one.state.encode(), one.outcome.removeprefix(b"{"))
+
+
+def _wanted(shape: native.Shape, message: Message, fields: Mapping[str, Any]) -> list[Wanted]:
+    """The items of one request: several where it has a list of pictures."""
+    one = replace(message, fields=fields, query={}, headers={})
+    try:
+        plan = native.parse(shape, one)
+    except SensoriumError as error:
+        return [Wanted(error)]
+    options = Options(cache=plan.cache, remote=plan.remote, max_cost=plan.max_cost)
+    return [Wanted(asked, options, plan.timeout) for asked in plan.requests]
+
+
+def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A form's fields: those that are not the job's own are its request's."""
+    own = {name: value for name, value in fields.items() if name in Asked.model_fields and value != ""}
+    if "priority" in own and str(own["priority"]).removeprefix("-").isdecimal():
+        own["priority"] = int(own["priority"])
+    return {**own, "request": {name: value for name, value in fields.items() if name not in Asked.model_fields}}
+
+
+def _place_of(job: str, last: str) -> tuple[str, int]:
+    """A job's id, and after which of its changes to go on."""
+    if not IDENTITY.fullmatch(job):
+        raise unknown()
+    if not last:
+        return job, 0
+    found = PLACE.fullmatch(last)
+    if found is None or found[1] != job:
+        fix = "Send the last id that you have read, or none to read from the beginning"
+        raise InvalidRequest("`Last-Event-ID` is no id of this job", fix=fix)
+    return job, int(found[2])
+
+
+def _number(query: Mapping[str, Any], name: str, usual: int, most: int | None = None) -> int:
+    given = query.get(name, str(usual))
+    if not (isinstance(given, str) and given.isascii() and given.isdecimal() and len(given) <= 12):
+        raise InvalidRequest(f"`{name}` is no number", fix="Send digits")
+    return int(given) if most is None else max(0, min(int(given), most))
+
+
+def _taken(jobs: Sequence[Any], context: Any) -> Reply:  # noqa: ARG001 - as facades render
+    """The answer to who handed a job in."""
+    (job,) = jobs
+    return Reply(202, to_json(about(job)), ((b"location", f"{LIST}/{job.id}".encode()),))
+
+
+def operations() -> dict[str, Any]:
+    """The routes, as OpenAPI describes them."""
+    schema = Asked.model_json_schema()
+    example = {"task": "classify", "requests": [{"image": EXAMPLE_URL}, {"image": EXAMPLE_URL, "top_k": 3}]}
+    body = {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+    form = {**schema, "properties": {**schema["properties"], "image": {"type": "string", "format": "binary"}}}
+    body["content"]["multipart/form-data"] = {"schema": form}  # type: ignore[index] # a dictionary
+    key = _parameter("Idempotency-Key", "header", {"type": "string"}, "As `idempotency_key`")
+    job = _parameter("job", "path", {"type": "string", "pattern": f"^{IDENTITY.pattern}$"}, "Its id", required=True)
+    state = _parameter("state", "query", {"type": "string", "enum": ["", *get_args(JobState)]}, "Only those")
+    before = _parameter("before", "query", {"type": "string", "pattern": f"^({IDENTITY.pattern})?$"}, "Only older ones")
+    limit = _parameter("limit", "query", {"type": "integer", "minimum": 0, "maximum": LARGEST_PAGE}, "How many at most")
+    after = _parameter("after", "query", {"type": "integer", "minimum": 0}, "`next` of the page before")
+    last = _parameter(
+        "Last-Event-ID", "header", {"type": "string", "pattern": f"^({PLACE.pattern})?$"}, "The last `id` that was read"
+    )
+    stream = {
+        "200": {
+            "description": "What was missed, and what comes",
+            "content": {"text/event-stream": {"schema": {"description": TOLD}}},
+        }
+    }
+    return {
+        LIST: {
+            "post": _operation(
+                "submit_job", "Hand in work that goes on without you", [key], {"202": _answer(_JOB)}, body
+            ),
+            "get": _operation(
+                "jobs", "Your own jobs, the newest first", [state, before, limit], {"200": _answer(_JOBS)}
+            ),
+        },
+        ONE: {
+            "get": _operation(
+                "job", "How a job stands, and its outcomes", [job, after, limit], {"200": _answer(_PAGE)}
+            ),
+            "delete": _operation(
+                "cancel_job", "End a job; what has an outcome keeps it", [job], {"200": _answer(_JOB)}
+            ),
+        },
+        EVENTS: {
+            "get": _operation(
+                "job_events",
+                "A job as it goes on",
+                [job, last],
+                {**stream, "204": {"description": "There is no more"}},
+            )
+        },
+    }
+
+
+TOLD = (
+    "`state` (`waiting`, `running`), `item` (an outcome, as in the list), `progress` after items, and last `end` (the job). All but "
+    "`progress` have an `id`; send the last one as `Last-Event-ID` after a broken connection. Lines that begin with a colon are signs of life."
+)
+
+_WHEN = {"type": ["string", "null"], "format": "date-time"}
+_PROGRESS = {
+    "type": "object",
+    "properties": {name: {"type": "integer"} for name in ("total", "settled", "done", "failed", "dead")},
+}
+_FIELDS: dict[str, Any] = {
+    "id": {"type": "string"},
+    "task": {"type": "string"},
+    "state": {"type": "string", "enum": [*get_args(JobState)]},
+    "priority": {"type": "integer"},
+    "progress": _PROGRESS,
+    **dict.fromkeys(("created", "started", "ended", "expires"), _WHEN),
+    "webhook": {"type": ["string", "null"]},
+}
+_JOB = {"type": "object", "required": [*_FIELDS], "properties": _FIELDS}
+_JOBS = {
+    "type": "object",
+    "required": ["jobs", "next"],
+    "properties": {"jobs": {"type": "array", "items": _JOB}, "next": {"type": ["string", "null"]}},
+}
+_PAGE = {
+    "type": "object",
+    "required": [*_FIELDS, "next", "error", "outcomes"],
+    "properties": {
+        **_FIELDS,
+        "next": {"type": "integer", "description": "Send it as `after` for what comes next"},
+        "error": {"description": "Of a job that failed: the error of its first item"},
+        "outcomes": {
+            "type": "array",
+            "description": "In the order in which they came: `index`, `state`, and `result` or `error`",
+            "items": {"type": "object", "required": ["index", "state"]},
+        },
+    },
+}
+
+
+def _parameter(name: str, place: str, schema: dict[str, Any], words: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "in": place, "schema": schema, "description": words, **more}
+
+
+def _answer(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": "The job or jobs", "content": {"application/json": {"schema": schema}}}
+
+
+def _operation(
+    name: str,
+    summary: str,
+    parameters: list[dict[str, Any]],
+    answers: dict[str, Any],
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    refused = (400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 422, 429, 503)
+    refusals = {str(status): {"$ref": f"#/components/responses/Refused{status}"} for status in refused}
+    page = {"operationId": name, "summary": summary, "tags": ["jobs"], "parameters": parameters}
+    return {**page, **({"requestBody": body} if body else {}), "responses": {**answers, **refusals}}
