@@ -53,7 +53,7 @@
     │   └── InvalidAnswer        a client cannot use what its server answered
     ├── InvalidConfiguration     a setting or command-line option is wrong
     └── EngineFailed             an engine broke: its own fault, not the caller's
-        └── WorkerDied           the process that worked on it died, each time
+        └── WorkerDied           the process that worked on an input ended
 
 Every class carries a stable `code`, which never changes once published, and says
 whether trying the same again can help. `docs/errors.md` is generated from here.
@@ -503,10 +503,10 @@ class EngineFailed(SensoriumError):
 
 
 class WorkerDied(EngineFailed):
-    """The process that worked on an item of a job died, each time that it was tried."""
+    """The process that worked on the input ended, again and again: the input crashes it, or takes more memory than there is."""
 
     code = "worker_died"
-    remedy = "Leave the item out, and report it; it may hold what a model or decoder does not survive."
+    remedy = "Look at the input with another program; report it if it is a good one."
 
 
 def every_error() -> list[type[SensoriumError]]:

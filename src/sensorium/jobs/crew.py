@@ -101,6 +101,7 @@ class Crew:
                 return 0
             process = children.start(command, self._settings, (self._wakes,), environment)
             self._processes[number] = process
+        log.info("Job worker %d starts, pid %d", number, process.pid)
         return process.wait()
 
 

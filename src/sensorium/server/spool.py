@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 from sensorium.errors import Unavailable
 from sensorium.server.ownfolder import OwnFolder
+from sensorium.stores.files import Part
 
 T = TypeVar("T")
 
@@ -52,15 +50,11 @@ class Spool:
         with contextlib.suppress(RuntimeError):  # closed: the folder is gone with all in it
             self._thread.submit(work, *args)
 
-    def take(self, part: Path, sha256: str) -> Path:
+    def take(self, part: Part) -> tuple[Path, str]:
         """Give a finished file its name."""
-        path = self.folder / sha256
-        if self._holders[sha256]:
-            part.unlink()
-        else:
-            part.replace(path)
+        path, sha256 = part.keep(replace=lambda path: not self._holders[path.name])
         self._holders[sha256] += 1
-        return path
+        return path, sha256
 
     def leave(self, sha256: str) -> None:
         """Remove a file when its last holder leaves."""
@@ -77,8 +71,7 @@ class SpoolFile:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._hash = hashlib.sha256()
-        self._part: tuple[Path, IO[bytes]] | None = None
+        self._part: Part | None = None
         self._kept: str | None = None
 
     async def write(self, data: bytes) -> None:
@@ -94,19 +87,16 @@ class SpoolFile:
         self._spool.afterwards(self._discard)
 
     def _write(self, data: bytes) -> None:
-        self._hash.update(data)
-        self._opened()[1].write(data)
+        self._opened().write(data)
 
     def _keep(self) -> tuple[Path, str]:
-        part, file = self._opened()
-        file.close()
-        self._kept, self._part = self._hash.hexdigest(), None
-        return self._spool.take(part, self._kept), self._kept
+        path, self._kept = self._spool.take(self._opened())
+        self._part = None
+        return path, self._kept
 
-    def _opened(self) -> tuple[Path, IO[bytes]]:
+    def _opened(self) -> Part:
         if self._part is None:
-            descriptor, name = tempfile.mkstemp(dir=self._spool.folder)  # mode 0600
-            self._part = Path(name), os.fdopen(descriptor, "wb")
+            self._part = Part(self._spool.folder)
         return self._part
 
     def _discard(self) -> None:
@@ -114,10 +104,7 @@ class SpoolFile:
             self._spool.leave(self._kept)
             self._kept = None
         elif self._part is not None:
-            part, file = self._part
-            with contextlib.suppress(OSError):  # closing writes what is left, which a full disk refuses
-                file.close()
-            part.unlink(missing_ok=True)
+            self._part.discard()
             self._part = None
 
 

@@ -117,10 +117,10 @@ class SqliteJobs:
         return await self._write(self._submit, submission)
 
     async def find(self, identity: str, owner: str) -> Job:
-        return await self._read(_found, identity, owner)
+        return await self._read(_found, identity, owner, self._clock())
 
     async def listed(self, owner: str, state: JobState | None, before: str | None, most: int) -> list[Job]:
-        return await self._read(_listed, owner, state, before, most)
+        return await self._read(_listed, owner, state, before, most, self._clock())
 
     async def outcomes(self, identity: str, after: int, most: int) -> list[Outcome]:
         return await self._read(_outcomes, identity, after, most)
@@ -233,7 +233,7 @@ class SqliteJobs:
         return _job(connection, new.id)
 
     def _cancel(self, connection: sqlite3.Connection, identity: str, owner: str) -> Job:
-        job = _found(connection, identity, owner)
+        job = _found(connection, identity, owner, self._clock())
         if not job.over:
             self._end(connection, _place(connection, identity), "cancelled")
         return _job(connection, identity)
@@ -392,23 +392,24 @@ def _read_job(row: tuple[Any, ...]) -> Job:
     return Job(**{**dict(zip(FIELDS, row, strict=True)), "inputs": bool(row[-1])})
 
 
-def _found(connection: sqlite3.Connection, identity: str, owner: str) -> Job:
-    row = connection.execute("SELECT owner, gone FROM jobs WHERE id = ?", (identity,)).fetchone()
+def _found(connection: sqlite3.Connection, identity: str, owner: str, now: float) -> Job:
+    row = connection.execute("SELECT owner, expires FROM jobs WHERE id = ?", (identity,)).fetchone()
     if row is None or row[0] != owner:
         raise unknown()
-    if row[1]:
+    if row[1] is not None and row[1] <= now:
         raise gone()
     return _job(connection, identity)
 
 
 def _listed(
-    connection: sqlite3.Connection, owner: str, state: JobState | None, before: str | None, most: int
+    connection: sqlite3.Connection, owner: str, state: JobState | None, before: str | None, most: int, now: float
 ) -> list[Job]:
     wanted = f"""
         SELECT {COLUMNS} FROM jobs WHERE owner = ? AND NOT gone AND (? IS NULL OR state = ?)
+        AND (expires IS NULL OR expires > ?)
         AND (? IS NULL OR place < (SELECT place FROM jobs WHERE id = ? AND owner = ?)) ORDER BY place DESC LIMIT ?
     """  # noqa: S608 - ours
-    rows = connection.execute(wanted, (owner, state, state, before, before, owner, most))
+    rows = connection.execute(wanted, (owner, state, state, now, before, before, owner, most))
     return [_read_job(row) for row in rows]
 
 

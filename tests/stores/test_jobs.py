@@ -1,0 +1,325 @@
+"""What a store of jobs promises: each item's outcome once, none lost, whoever dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sensorium.errors import IdempotencyConflict, JobGone, StorageFailed, UnknownJob
+from sensorium.stores.jobs import Item, Job, Settled, Submission
+from sensorium.stores.jobs_sqlite import FILE, REMEMBERED_SECONDS, SqliteJobs
+from sensorium.telemetry import Telemetry
+from tests.stores.test_stores import Clock
+
+LEASE = 10.0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def pair(tmp_path: Path, clock: Clock) -> AsyncIterator[tuple[SqliteJobs, SqliteJobs]]:
+    """As two processes have it."""
+    stores = tuple(
+        SqliteJobs(tmp_path / FILE, clock=clock, kept_seconds=100.0, telemetry=Telemetry()) for _ in range(2)
+    )
+    yield stores  # type: ignore[misc]
+    for store in stores:
+        await store.close()
+
+
+@pytest.fixture
+def store(pair: tuple[SqliteJobs, SqliteJobs]) -> SqliteJobs:
+    return pair[0]
+
+
+def new(items: int = 1, owner: str = "shop", **more: Any) -> Submission:
+    orders = tuple(b'{"task":"classify","request":{},"trace":"t%d"}' % number for number in range(items))
+    return Submission(os.urandom(16).hex(), owner, "classify", orders, **more)
+
+
+async def claimed(store: SqliteJobs, worker: str = "a", most: int = 16, *, idle: bool = True) -> list[Item]:
+    return await store.claim(worker, most, LEASE, idle=idle)
+
+
+def done(item: Item, outcome: bytes = b'{"result":1}') -> Settled:
+    return Settled(item.job, item.place, "done", outcome)
+
+
+async def finish(store: SqliteJobs, worker: str = "a") -> None:
+    while items := await claimed(store, worker):
+        await store.settle(worker, [done(item) for item in items])
+
+
+async def stands(store: SqliteJobs, job: Job) -> Job:
+    return await store.find(job.id, job.owner)
+
+
+async def test_a_job_goes_from_waiting_by_running_to_done(store: SqliteJobs, clock: Clock) -> None:
+    job = await store.submit(new(2))
+    assert (job.state, job.number, job.total, job.expires) == ("waiting", 1, 2, None)
+    one, other = await claimed(store)
+    job = await stands(store, job)
+    assert (job.state, job.number, job.began, job.started) == ("running", 2, 2, clock.now)
+    await store.settle("a", [done(other)])
+    assert (await stands(store, job)).settled == 1
+    await store.settle("a", [Settled(one.job, one.place, "failed", b'{"error":{}}')])
+    job = await stands(store, job)
+    assert (job.state, job.done, job.failed, job.expires) == ("done", 1, 1, clock.now + 100)
+    assert [(told.place, told.number, told.state) for told in await store.outcomes(job.id, 0, 9)] == [
+        (1, 3, "done"),
+        (0, 4, "failed"),
+    ]
+    assert [told.number for told in await store.outcomes(job.id, 3, 9)] == [4]
+    assert job.number == 5, "the end has a number of its own"
+
+
+async def test_a_job_without_any_result_has_failed(store: SqliteJobs) -> None:
+    job = await store.submit(new(2, outcomes={1: b'{"error":{}}'}))
+    assert (job.failed, job.state) == (1, "waiting")
+    (item,) = await claimed(store)
+    await store.settle("a", [Settled(item.job, item.place, "failed", b'{"error":{}}')])
+    assert (await stands(store, job)).state == "failed"
+
+
+async def test_two_workers_never_hold_the_same_item(pair: tuple[SqliteJobs, SqliteJobs]) -> None:
+    await pair[0].submit(new(40))
+    shares = await asyncio.gather(*(claimed(store, name) for store, name in zip(pair, "ab", strict=True)))
+    held = [item.place for share in shares for item in share]
+    assert len(held) == len(set(held)) == 32
+
+
+async def test_the_first_outcome_counts_and_a_later_one_changes_nothing(store: SqliteJobs, clock: Clock) -> None:
+    job = await store.submit(new())
+    (slow,) = await claimed(store, "slow")
+    clock.now += LEASE + 2  # until the pause is over too
+    assert await claimed(store, "quick") == [], "the lease is over now, and the item is to rest"
+    clock.now += 60
+    (again,) = await claimed(store, "quick")
+    assert again.deaths == 1
+    await store.settle("quick", [done(again, b'{"result":"quick"}')])
+    before = await stands(store, job)
+    await store.settle("slow", [done(slow, b'{"result":"slow"}')])
+    assert await stands(store, job) == before
+    assert [told.outcome for told in await store.outcomes(job.id, 0, 9)] == [b'{"result":"quick"}']
+
+
+async def test_what_is_renewed_stays_and_what_is_not_goes_to_another(store: SqliteJobs, clock: Clock) -> None:
+    await store.submit(new())
+    (item,) = await claimed(store)
+    for _ in range(5):
+        clock.now += LEASE - 1
+        assert await store.renew("a", LEASE) == {(item.job, item.place)}
+        assert await claimed(store, "b") == []
+    clock.now += LEASE
+    assert await claimed(store, "b") == [], "after a pause"
+    clock.now += 60
+    assert [one.place for one in await claimed(store, "b")] == [item.place]
+    assert await store.renew("a", LEASE) == set()
+
+
+async def test_what_died_with_its_worker_is_tried_alone_and_then_dead(store: SqliteJobs, clock: Clock) -> None:
+    job = await store.submit(new(3))
+    assert len(await claimed(store)) == 3
+    await store.lost("a")
+    assert await claimed(store) == [], "after a pause"
+    clock.now += 60
+    assert await claimed(store, idle=False) == [], "never beside others"
+    for _ in range(2):
+        (suspect,) = await claimed(store)
+        await store.settle("a", [done(suspect)])
+    (suspect,) = await claimed(store)
+    await store.lost("a")
+    clock.now += 60
+    (again,) = await claimed(store)
+    assert (again.place, again.deaths) == (suspect.place, 2)
+    await store.lost("a")
+    job = await stands(store, job)
+    assert (job.state, job.done, job.dead) == ("done", 2, 1)
+    *_, last = await store.outcomes(job.id, 0, 9)
+    assert last.state == "dead"
+    error = json.loads(last.outcome)["error"]
+    assert (error["code"], error["retryable"], error["trace"]) == ("worker_died", False, f"t{suspect.place}")
+    assert "3 times" in error["message"]
+
+
+async def test_fresh_work_waits_while_a_suspect_does(store: SqliteJobs, clock: Clock) -> None:
+    await store.submit(new())
+    await claimed(store)
+    await store.lost("a")
+    clock.now += 60
+    await store.submit(new())
+    assert await claimed(store, idle=False) == []
+    (suspect,) = await claimed(store)
+    assert suspect.deaths == 1
+    (fresh,) = await claimed(store, "b", idle=False)
+    assert fresh.deaths == 0
+
+
+async def test_what_is_given_back_is_as_if_nobody_had_taken_it(store: SqliteJobs) -> None:
+    await store.submit(new(2))
+    taken = await claimed(store)
+    await store.give_back("a")
+    assert await claimed(store, "b") == taken
+
+
+async def test_what_may_pass_is_tried_again_after_a_while(store: SqliteJobs, clock: Clock) -> None:
+    await store.submit(new())
+    (item,) = await claimed(store)
+    await store.settle("stranger", [Settled(item.job, item.place, None, after=5.0)])
+    clock.now += 6
+    assert await claimed(store, "b") == [], "only who holds it can say so"
+    await store.settle("a", [Settled(item.job, item.place, None, after=5.0)])
+    assert await claimed(store) == []
+    clock.now += 6
+    (again,) = await claimed(store)
+    assert (again.tries, again.deaths) == (1, 0)
+
+
+async def test_cancelling_ends_a_job_and_late_outcomes_change_nothing(store: SqliteJobs) -> None:
+    job = await store.submit(new(3))
+    one, other, _ = await claimed(store)
+    await store.settle("a", [done(one)])
+    ended = await store.cancel(job.id, "shop")
+    assert (ended.state, ended.done, ended.over) == ("cancelled", 1, True)
+    await store.settle("a", [done(other)])
+    assert await store.renew("a", LEASE) == set()
+    assert await store.cancel(job.id, "shop") == await stands(store, job) == ended
+
+
+async def test_the_same_key_is_the_same_job_and_another_with_it_is_refused(store: SqliteJobs) -> None:
+    first = await store.submit(new(key="k", digest="d"))
+    assert await store.submit(new(key="k", digest="d")) == first
+    assert (await store.submit(new(key="k", digest="d", owner="other"))).id != first.id
+    with pytest.raises(IdempotencyConflict):
+        await store.submit(new(key="k", digest="e"))
+    assert len(await store.listed("shop", None, None, 9)) == 1
+
+
+async def test_owners_take_turns_and_priority_counts_within_one(store: SqliteJobs) -> None:
+    await store.submit(new(100, owner="many"))
+    low, high = await store.submit(new(2, owner="few")), await store.submit(new(2, owner="few", priority=5))
+    items = await claimed(store, most=8)
+    few = [item.job for item in items if item.job in (low.id, high.id)]
+    assert few == [high.id, high.id, low.id, low.id]
+    assert len(items) == 8
+
+
+async def test_jobs_are_listed_for_their_owner_alone_the_newest_first(store: SqliteJobs) -> None:
+    old, middle, young = [await store.submit(new()) for _ in range(3)]
+    other = await store.submit(new(owner="other"))
+    assert [job.id for job in await store.listed("shop", None, None, 2)] == [young.id, middle.id]
+    assert [job.id for job in await store.listed("shop", None, middle.id, 2)] == [old.id]
+    assert await store.listed("shop", None, other.id, 2) == [], "another's id says nothing"
+    await store.cancel(old.id, "shop")
+    assert [job.id for job in await store.listed("shop", "cancelled", None, 9)] == [old.id]
+    for identity in (other.id, "0" * 32):
+        with pytest.raises(UnknownJob):
+            await store.find(identity, "shop")
+        with pytest.raises(UnknownJob):
+            await store.cancel(identity, "shop")
+
+
+async def test_a_job_expires_after_its_end_and_is_known_to_have_been(store: SqliteJobs, clock: Clock) -> None:
+    job, waiting = await store.submit(new(key="k")), await store.submit(new())
+    await store.cancel(job.id, "shop")
+    clock.now += 99
+    assert await store.forget_old() == []
+    clock.now += 2
+    with pytest.raises(JobGone):
+        await store.find(job.id, "shop")
+    assert await store.forget_old() == [job.id]
+    with pytest.raises(JobGone):
+        await store.find(job.id, "shop")
+    assert [one.id for one in await store.listed("shop", None, None, 9)] == [waiting.id]
+    assert (await store.submit(new(key="k"))).id != job.id, "the key is free again"
+    assert await store.unknown([job.id, "0" * 32]) == {"0" * 32}
+    clock.now += REMEMBERED_SECONDS
+    await store.forget_old()
+    with pytest.raises(UnknownJob):
+        await store.find(job.id, "shop")
+
+
+async def test_ended_jobs_with_files_or_a_webhook_are_seen_to_once(store: SqliteJobs) -> None:
+    with_files = await store.submit(new(inputs=True))
+    with_webhook = await store.submit(new(webhook="https://example.com"))
+    await store.submit(new())
+    assert await store.unattended(9) == []
+    await finish(store)
+    assert [job.id for job in await store.unattended(9)] == [with_files.id, with_webhook.id]
+    await store.attended(with_files.id)
+    assert [job.id for job in await store.unattended(9)] == [with_webhook.id]
+
+
+async def test_what_is_submitted_is_there_after_a_restart(tmp_path: Path) -> None:
+    store = SqliteJobs(tmp_path / FILE)
+    jobs = await asyncio.gather(*(store.submit(new(2)) for _ in range(300)))
+    await store.close()
+    again = SqliteJobs(tmp_path / FILE)
+    assert (await again.counts()) == (300, 0, 600)
+    await finish(again)
+    assert {(await again.find(job.id, "shop")).state for job in jobs} == {"done"}
+    assert (await again.counts()) == (0, 0, 0)
+    await again.close()
+
+
+async def test_jobs_that_end_are_counted(tmp_path: Path, clock: Clock) -> None:
+    telemetry = Telemetry()
+    store = SqliteJobs(tmp_path / "counted", clock=clock, telemetry=telemetry)
+    await store.submit(new())
+    cancelled = await store.submit(new())
+    await store.cancel(cancelled.id, "shop")
+    clock.now += 7
+    await finish(store)
+    assert telemetry.jobs_finished["classify", "done"].value == 1
+    assert telemetry.jobs_finished["classify", "cancelled"].value == 1
+    assert telemetry.job_seconds["classify"].count == 2
+    await store.close()
+
+
+async def test_one_refusal_does_not_spoil_what_shares_its_transaction(store: SqliteJobs) -> None:
+    await store.submit(new(key="k", digest="d"))
+    told = await asyncio.gather(
+        store.submit(new(key="k", digest="e")),
+        store.submit(new()),
+        store.cancel("0" * 32, "shop"),
+        return_exceptions=True,
+    )
+    assert [type(one).__name__ for one in told] == ["IdempotencyConflict", "Job", "UnknownJob"]
+
+
+async def test_a_full_disk_is_an_error_of_ours_and_nothing_is_half_kept(tmp_path: Path) -> None:
+    store = SqliteJobs(tmp_path / FILE)
+    await store.submit(new())
+
+    def fill(database: sqlite3.Connection) -> None:
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        database.execute(f"PRAGMA max_page_count = {pages}")
+
+    await store._database.do(fill)
+    with pytest.raises(StorageFailed, match="full"):
+        await store.submit(new(5000))
+    assert (await store.counts()).items == 1
+    await store._database.do(lambda database: database.execute("PRAGMA max_page_count = 100000").fetchone())
+    await store.submit(new(5000))
+    assert (await store.counts()).items == 5001
+    await store.close()
+
+
+async def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = SqliteJobs(tmp_path / "file" / FILE)
+    with pytest.raises(StorageFailed):
+        await store.submit(new())
+    with pytest.raises(StorageFailed):
+        await store.listed("shop", None, None, 9)
+    await store.close()
