@@ -102,7 +102,7 @@ def test_a_health_route_is_asked_with_the_key(page: Any, server: Server) -> None
     show(page, server.url)
     keys: list[str | None] = []
     page.on("request", lambda request: keys.append(request.headers.get("authorization")))
-    page.get_by_label("Key").fill("the-key")
+    page.get_by_label("Key", exact=True).fill("the-key")
     route = page.locator('[data-route="GET /health/live"]')
     route.get_by_text("Try it").click()
     route.get_by_role("button", name="Send").click()
@@ -149,6 +149,6 @@ def test_a_server_that_asks_for_a_key_is_described_once_it_is_given(page: Any, s
     page.route("**/openapi.json", guarded)
     page.goto(f"{server.url}/docs")
     page.get_by_text("asks for a key").wait_for()
-    page.get_by_label("Key").fill("the-key")
+    page.get_by_label("Key", exact=True).fill("the-key")
     page.get_by_role("button", name="Use").click()
     page.wait_for_selector("article")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 
+from sensorium.engine import Budget
 from tests.fakes import put_fake
 from tests.keyring import kept_key
 from tests.pictures import JUNK, jpeg
@@ -137,7 +138,7 @@ def test_events_come_while_the_job_goes_on_with_signs_of_life_between(server: Se
     identity = submit(server, picture(model="late")).json()["id"]
     with watch(server, identity, stream=True) as answer:
         lines = answer.iter_lines()
-        heard = []
+        heard: list[bytes] = []
         while heard[-2:] != [b": keep-alive", b": keep-alive"]:
             heard.append(next(lines))
         assert b'data: {"state":"waiting"}' in heard
@@ -227,11 +228,29 @@ def test_others_jobs_are_not_there(keyed: tuple[Server, dict[str, dict[str, str]
 
 def test_scope_and_rate_hold_for_handing_in(keyed: tuple[Server, dict[str, dict[str, str]]]) -> None:
     server, headers = keyed
-    body = {"task": "ask", "request": {"prompt": "What?", "model": "fake"}}
+    body: Any = {"task": "ask", "request": {"prompt": "What?", "model": "fake"}}
     refused = requests.post(f"{server.url}/v1/jobs", json=body, headers=headers["shop"], timeout=10)
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
     told = [submit(server, picture(), picture(), headers=headers["slow"]) for _ in range(2)]
     assert [one.status_code for one in told] == [202, 429], "a job counts as one request"
+
+
+def test_work_is_done_within_the_budget_of_who_submitted_it_and_written_down_for_them(tmp_path: Path) -> None:
+    key = kept_key(tmp_path / "data", "thrifty", budget=Budget("month", tokens=500))
+    headers = {"X-API-Key": key}
+    asked: Any = {"prompt": "What?", "model": "fake"}
+    with working(tmp_path, auth="on") as server:
+        body: Any = {"task": "ask", "requests": [asked, {**asked, "max_tokens": 100}]}
+        identity = requests.post(f"{server.url}/v1/jobs", json=body, headers=headers, timeout=10).json()["id"]
+        assert eventually(lambda: get(server, identity, headers=headers).json()["ended"], 20)
+        told = {one["index"]: one for one in get(server, identity, headers=headers).json()["outcomes"]}
+        assert (told[0]["error"]["code"], told[1]["state"]) == ("budget_spent", "done")
+
+        def used() -> int:
+            answer = requests.get(f"{server.url}/v1/usage", params={"by": "key"}, headers=headers, timeout=10)
+            return sum(line["requests"] for line in answer.json()["usage"] if line["key"] == "thrifty")
+
+        assert eventually(lambda: used() == 2)
 
 
 def test_an_expired_job_is_gone(tmp_path: Path) -> None:

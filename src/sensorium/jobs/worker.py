@@ -34,7 +34,7 @@ from sensorium.telemetry import TELEMETRY
 NICENESS = 10
 """So that answers which somebody waits for come first."""
 
-AT_ONCE = 16
+AT_ONCE = 32
 """Items that a worker holds."""
 
 LOOK_SECONDS = 1.0

@@ -47,12 +47,12 @@ def create_app(settings: Settings | None = None) -> Starlette:
     tasks = Registry().tasks
     facades = (*(native.facade_for(task.request) for task in tasks), *_facades())
     long_work = jobs.Jobs(house, tasks)
-    doors = [Route(one.path, Door(one, house), methods=[one.method]) for one in facades]
+    doors = [*(Route(one.path, Door(one, house), methods=[one.method]) for one in facades), long_work.door()]
     app = _Application(
         routes=[
             *doors,
             resume.route(house),
-            *long_work.routes(),
+            long_work.events(),
             *_pages(house, tasks, facades, long_work),
             *ui.routes(),
         ],

@@ -76,7 +76,7 @@ class Asked(Frozen):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Handed:
     """What a message hands in."""
 
     asked: Asked
@@ -115,12 +115,16 @@ class Jobs:
             raise ServiceClosed("The server is not running", fix="Try again in a moment")
         return self._desk
 
-    def routes(self) -> list[Route]:
-        """Those that are more than a page."""
+    def door(self) -> Route:
+        """Where jobs are handed in."""
         facade = Facade(LIST, self._parse, _taken, native.refuse, lambda: operations()[LIST]["post"])
-        events = Route(EVENTS, Watching(self._house, self), methods=["GET"])
-        events.methods = {"GET"}  # a HEAD would wait for the end
-        return [Route(LIST, Handing(facade, self._house, self), methods=["POST"]), events]
+        return Route(LIST, Handing(facade, self._house, self), methods=["POST"])
+
+    def events(self) -> Route:
+        """Where they are watched."""
+        route = Route(EVENTS, Watching(self._house, self), methods=["GET"])
+        route.methods = {"GET"}  # a HEAD would wait for the end
+        return route
 
     async def listed(self, request: WebRequest) -> Reply:
         query = head_of(request.scope).query
@@ -179,7 +183,7 @@ class Jobs:
             raise InvalidRequest(
                 "Too many items", why=f"{len(wanted):,} were sent", fix=f"Send at most {MOST_ITEMS:,} in a job"
             )
-        return Plan((), Order(asked, wanted))
+        return Plan((), Handed(asked, wanted))
 
     def _environment(self) -> Mapping[str, str]:
         return {**os.environ, VARIABLE: str(self._house.numbers_folder())}
@@ -258,7 +262,10 @@ class _Reader:
 
     async def _new(self) -> list[bytes]:
         job = self._job = await self._store.find(self._job.id, self._job.owner)
-        outcomes = await self._store.outcomes(job.id, self._at, AT_ONCE)
+        found = await self._store.outcomes(job.id, self._at, AT_ONCE)
+        outcomes = [
+            one for one in found if one.number <= job.number
+        ]  # what came since is told with what came beside it
         events = [
             *self._states(job, outcomes),
             *((one.number, self._event(one.number, "item", _outcome(one))) for one in outcomes),

@@ -43,7 +43,7 @@ REMEMBERED_SECONDS = 30 * 86400.0
 MOST_AT_ONCE = 256
 """Writes that share a transaction: others wait for it."""
 
-MOST_FORGOTTEN = 200
+MOST_FORGOTTEN = 50
 """Jobs that are forgotten in one transaction."""
 
 SCHEMA = """
