@@ -51,9 +51,11 @@ class House:
         worker = Worker(name, self.service, self.store, self.files)
         self.workers.append(worker)
         running = asyncio.create_task(worker.run())
-        yield worker
-        worker.leave()
-        await running
+        try:
+            yield worker
+        finally:
+            worker.leave()
+            await running
 
     async def submit(self, *requests: Any, caller: Caller = SHOP, **more: Any) -> Job:
         wanted = [Wanted(classify(one) if isinstance(one, bytes) else one) for one in requests]
@@ -203,6 +205,19 @@ async def test_outcomes_wait_for_a_store_that_cannot_be_written(house: House, mo
         job, _ = await house.ended(await house.submit(jpeg()))
     assert job.done == 1
     assert next(failures, None) is None
+
+
+async def test_a_worker_that_meets_what_nobody_foresaw_ends_and_its_items_go_to_the_next(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await house.submit(jpeg())
+    with monkeypatch.context() as broken:
+        broken.setattr(of_worker, "work", None)
+        with pytest.raises(TypeError):
+            await Worker("a", house.service, house.store, house.files).run()
+    async with house.worker():
+        job, _ = await house.ended(job)
+    assert job.done == 1
 
 
 async def test_the_same_submission_again_is_the_same_job_and_leaves_nothing(house: House) -> None:

@@ -62,7 +62,8 @@ class Client:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
-    with working(folder, job_workers=2, job_lease_seconds=LEASE) as server:
+    # No death here is the item's own fault, and one may be met by several.
+    with working(folder, job_workers=2, job_lease_seconds=LEASE, job_attempts=MOMENTS) as server:
         yield server
 
 

@@ -72,6 +72,7 @@ class Worker:
         self._hands: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._leaving = self._alone = False
+        self._broken: BaseException | None = None
         self._swept = 0.0
         self._counts = Counts(0, 0, 0)
         TELEMETRY.jobs["waiting"].watch(self, lambda worker: worker._counts.waiting)
@@ -88,9 +89,10 @@ class Worker:
         self._news.set()
 
     async def run(self) -> None:
-        """Until it is told to leave."""
+        """Until it is told to leave. Raises what nobody foresaw: then what it holds is lost, and not held for ever."""
         await self._patiently(lambda: self._store.lost(self._name))
         beating = asyncio.create_task(self._beat())
+        beating.add_done_callback(self._look_at)
         try:
             while not self._leaving:
                 self._news.clear()
@@ -103,8 +105,10 @@ class Worker:
             for hand in self._hands:
                 hand.cancel()
             await asyncio.gather(beating, *self._hands, return_exceptions=True)
-            with contextlib.suppress(StorageFailed):  # then the lease runs out
-                await self._store.give_back(self._name)
+        if self._broken is not None:
+            raise self._broken
+        with contextlib.suppress(StorageFailed):  # then the lease runs out
+            await self._store.give_back(self._name)
 
     async def _take(self) -> bool:
         """Whether there was anything to do, and room for it."""
@@ -127,6 +131,12 @@ class Worker:
         self._hands.discard(hand)
         self._alone = False
         self._news.set()
+        self._look_at(hand)
+
+    def _look_at(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._broken = error
+            self.leave()
 
     async def _rest(self) -> None:
         with contextlib.suppress(TimeoutError):
