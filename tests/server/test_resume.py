@@ -294,6 +294,69 @@ def test_a_stream_is_its_keys_alone(tmp_path: Path, provider: Upstream) -> None:
         assert events(again(server, stream, headers={"Authorization": f"Bearer {shop}"}).text) == told
 
 
+def delete(server: Server, stream: str, **more: Any) -> requests.Response:
+    return requests.delete(f"{server.url}/v1/streams/{stream}", timeout=10, **more)
+
+
+def test_a_deleted_stream_ends_its_work_at_once_and_tells_its_readers_so(server: Server, provider: Upstream) -> None:
+    with begin(server, "endless") as answer:
+        lines = answer.iter_lines()
+        stream = next(lines).decode().removeprefix("id: ").partition(":")[0]
+        deleted = delete(server, stream)
+        assert (deleted.status_code, deleted.content) == (204, b"")
+        assert "Content-Length" not in deleted.headers
+        provider.wait(lambda provider: provider.at_once == 0, 2)
+        heard = list(lines)
+    assert any(b'"stream_gone"' in line for line in heard)
+    assert heard[-2:] == [b'data: {"whole":false}', b""]
+    assert again(server, stream).json()["error"]["code"] == "stream_gone"
+    assert delete(server, stream).status_code == 204, "it may be said twice"
+
+
+def test_a_stream_that_nobody_reads_can_be_deleted(server: Server, provider: Upstream) -> None:
+    stream = stream_of(some(begin(server, "endless"), 3))
+    assert delete(server, stream).status_code == 204
+    provider.wait(lambda provider: provider.at_once == 0, 2)
+
+
+def test_an_answer_that_was_told_can_be_deleted(server: Server) -> None:
+    stream = stream_of(events(begin(server, "prompt").text))
+    assert delete(server, stream).status_code == 204
+    assert again(server, stream).status_code == 410
+
+
+@pytest.mark.parametrize("stream", ["0" * 32, "nonsense", "0" * 5000])
+def test_what_is_not_there_cannot_be_deleted(server: Server, stream: str) -> None:
+    answer = delete(server, stream)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_stream")
+
+
+def test_only_its_key_deletes_a_stream(tmp_path: Path, provider: Upstream) -> None:
+    shop, robot = (kept_key(tmp_path / "data", name) for name in ("shop", "robot"))
+    with asking(tmp_path, provider, auth="on") as server:
+        before = some(begin(server, headers={"X-API-Key": shop}), 3)
+        stream = stream_of(before)
+        assert delete(server, stream).status_code == 401
+        anothers = delete(server, stream, headers={"X-API-Key": robot})
+        assert (anothers.status_code, anothers.json()["error"]["code"]) == (404, "unknown_stream")
+        after = events(again(server, stream, before[-1][2], headers={"X-API-Key": shop}).text)
+        assert words(before) + words(after) == provider.answer
+        assert delete(server, stream, headers={"X-API-Key": shop}).status_code == 204
+
+
+@pytest.mark.slow  # two servers start
+def test_a_stream_is_deleted_from_another_process_too(tmp_path: Path, provider: Upstream) -> None:
+    shared = {"streams": "sqlite", "cache_dir": str(tmp_path / "shared"), "resume_grace_seconds": 60}
+    with ExitStack() as servers:
+        here, there = (servers.enter_context(asking(tmp_path / name, provider, **shared)) for name in "ab")
+        for model in ("endless", "never"):  # also where nothing is told
+            stream = stream_of(some(begin(here, model), 2))
+            assert delete(there, stream).status_code == 204
+            provider.wait(lambda provider: provider.at_once == 0, 3)
+            assert eventually(lambda stream=stream: again(there, stream).status_code == 410)
+            assert again(here, stream).status_code == 410
+
+
 LONG = [f"{number:05}" + "y" * 9000 for number in range(100)]
 TIMES = 15
 """Of that: more than the log and all that lies between."""
