@@ -358,7 +358,7 @@ class ReaderStalled(Unavailable):
 
 
 class StreamGone(Unavailable):
-    """What a stream told next is not kept any more: it ended long ago, or told too much since."""
+    """What a stream told next is not kept any more: it ended long ago, was deleted, or told too much since."""
 
     code = "stream_gone"
     remedy = "Ask again from the beginning; come back sooner, and read as fast as it is told."

@@ -17,6 +17,9 @@ from sensorium.server import http
 from sensorium.server.crowd import Crowd
 from sensorium.server.http import Connection
 
+LEFT: list[asyncio.Event] = []
+"""The last is set when the client of `/until-left` has left."""
+
 MOST = 4
 """Connections at once."""
 
@@ -28,6 +31,10 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.4)
     elif body == b"/length":
         body = b"%d" % await length_of_body(receive)
+    elif body == b"/until-left":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        LEFT[-1].set()
     elif body == b"/headers":
         body = b" ".join(name for name, _ in scope["headers"])
     length = (b"content-length", str(len(body)).encode())
@@ -194,6 +201,33 @@ async def test_requests_in_one_packet_are_answered_in_order(port: int) -> None:
     asked = [b"%d" % number for number in range(10)]
     answers = await said(port, b"".join(ASK % name for name in asked) + LAST)
     assert answers_in(answers) == [b"/" + name for name in (*asked, b"last")]
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 5])
+async def test_who_leaves_while_requests_wait_is_noticed(port: int, waiting: int) -> None:
+    LEFT.append(asyncio.Event())
+    async with AsyncExitStack() as room:
+        _, writer = await opened(room, port, sends=ONE.replace(b"/one", b"/until-left"))
+        for _ in range(waiting):
+            await asyncio.sleep(0.02)
+            writer.write(b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+        await asyncio.sleep(0.02)
+    async with asyncio.timeout(5):
+        await LEFT[-1].wait()
+
+
+async def test_bodies_that_wait_behind_another_request_are_not_heaped_up(port: int) -> None:
+    async with AsyncExitStack() as room:
+        reader, writer = await opened(room, port, sends=ONE.replace(b"/one", b"/wait"))
+        for _ in range(6):
+            writer.write(b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n" + bytes(4_000_000))
+        await asyncio.sleep(0.2)
+        transport: Any = writer.transport
+        assert transport.get_write_buffer_size() > 12_000_000, "the other side has stopped reading"
+        answers = await reader.readuntil(b"4000000")
+        for _ in range(5):
+            answers += await reader.readuntil(b"4000000")
+    assert answers.count(b"HTTP/1.1 200 ") == 7
 
 
 async def test_no_more_requests_wait_on_one_connection_than_are_allowed(port: int) -> None:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 import requests
 
@@ -342,6 +343,24 @@ def test_only_its_key_deletes_a_stream(tmp_path: Path, provider: Upstream) -> No
         after = events(again(server, stream, before[-1][2], headers={"X-API-Key": shop}).text)
         assert words(before) + words(after) == provider.answer
         assert delete(server, stream, headers={"X-API-Key": shop}).status_code == 204
+
+
+def test_a_key_and_a_token_of_one_name_share_nothing(tmp_path: Path, provider: Upstream) -> None:
+    secret = "0123456789abcdef0123456789abcdef"
+    token = jwt.encode({"sub": "alice", "exp": time.time() + 60, "scope": "ask"}, secret)
+    callers = [{"Authorization": f"Bearer {one}"} for one in (kept_key(tmp_path / "data", "alice"), token)]
+    with asking(tmp_path, provider, auth="on", cache="memory", jwt_secret=secret) as server:
+        with ThreadPoolExecutor(2) as pool:  # at the same time, and then again
+            told = list(pool.map(lambda headers: events(begin(server, headers=headers).text), callers))
+        assert len(provider.requests) == 2
+        for headers, own, other in zip(callers, told, reversed(told), strict=True):
+            assert events(begin(server, headers=headers).text)[-2][1]["meta"]["cached"]
+            assert again(server, stream_of(other), headers=headers).status_code == 404
+            assert delete(server, stream_of(other), headers=headers).status_code == 404
+            assert events(again(server, stream_of(own), headers=headers).text) == own
+            used = requests.get(f"{server.url}/v1/usage", headers=headers, params={"by": "key"}, timeout=10).json()
+            assert [line["requests"] for line in used["usage"]] == [2]
+        assert len(provider.requests) == 2
 
 
 @pytest.mark.slow  # two servers start

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from sensorium.server.crowd import Crowd
@@ -152,8 +153,13 @@ class Connection(HttpToolsProtocol):
             return  # its body is yet to be read
         super().on_message_complete()
         self.cycle.more_body = False  # also when it was answered before
-        if not self.pipeline:
+        if self._has_room():
             self.flow.resume_reading()  # who does not read, does not learn that the other side leaves
+
+    def _has_room(self) -> bool:
+        """Whether more may come, though requests wait."""
+        waiting = sum(len(cycle.body) for cycle, _ in self.pipeline)
+        return len(self.pipeline) < MOST_PIPELINED // 2 and waiting < HIGH_WATER_LIMIT
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
