@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,37 @@ def test_a_wrong_file_is_refused_by_naming_what_is_wrong(tmp_path: Path, text: s
         load_settings()
 
 
-def test_wrong_json_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SENSORIUM_MODELS", "{classify")
-    with pytest.raises(InvalidConfiguration, match="models"):
+@pytest.mark.parametrize("value", ["{classify", "ask=gpt-4o", '{"ask": "gpt-4o"}', '["gpt-4o"]'])
+def test_a_wrong_table_in_the_environment_is_refused_with_an_example_that_works(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("SENSORIUM_MODELS", value)
+    with pytest.raises(InvalidConfiguration, match=r"(?i)models") as refused:
         load_settings()
+    example = re.search(r"SENSORIUM_MODELS='([^']+)'", str(refused.value))
+    assert example
+    monkeypatch.setenv("SENSORIUM_MODELS", example[1])
+    assert load_settings().models["ask"] == ["gpt-4o", "perception"]
+
+
+@pytest.mark.parametrize("name", ["fallbacks", "prices", "allowed_hosts"])
+def test_every_list_and_table_of_the_environment_is_shown_by_an_example(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"SENSORIUM_{name.upper()}", "nonsense")
+    with pytest.raises(
+        InvalidConfiguration, match=f"SENSORIUM_{name.upper()} cannot be read: it is not JSON"
+    ) as refused:
+        load_settings()
+    monkeypatch.setenv(f"SENSORIUM_{name.upper()}", str(refused.value).split("'")[1])
+    assert getattr(load_settings(), name)
+
+
+def test_the_documented_form_in_the_environment_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = re.search(r"`SENSORIUM_MODELS='([^']+)'`", Settings.model_fields["models"].description or "")
+    assert told
+    monkeypatch.setenv("SENSORIUM_MODELS", told[1])
+    assert load_settings().models == {"ask": ["gpt-4o", "perception"]}
 
 
 def test_the_named_file_is_read_and_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sensorium.engine import Host
-from sensorium.errors import InvalidModel, MissingDependency
+from sensorium.errors import InvalidModel, MissingDependency, UnknownModel
 from sensorium.registry import Registry, version_order
 
 CARD = """
@@ -74,6 +74,59 @@ def test_a_broken_card_of_a_provider_is_told_where_one_of_its_models_is_named(tm
     (tmp_path / "acme.toml").write_text(text, encoding="utf-8")
     with pytest.raises(InvalidModel, match="`base_ulr`: there is no such field"):
         Registry(tmp_path).card("acme/some-model", "ask")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("opena", "Did you mean openai/MODEL"),
+        ("gpt-4", "Did you mean gpt-4"),
+        ("opnai/gpt-4o", "Did you mean openai/gpt-4o"),
+        ("vlm/", "Did you mean vllm/MODEL"),
+    ],
+)
+def test_only_what_can_be_asked_is_proposed_for_an_unknown_model(name: str, near: str) -> None:
+    with pytest.raises(UnknownModel) as unknown:
+        Registry().card(name, "ask")
+    assert near in str(unknown.value)
+
+
+def test_the_list_of_models_names_providers_by_how_their_models_are_asked() -> None:
+    for name in ("xxxxxxxxxxxx", "efficientnet_lite0"):
+        with pytest.raises(UnknownModel) as unknown:
+            Registry().card(name, "ask")
+        assert unknown.value.fix
+        names = unknown.value.fix.partition(": ")[2].split(", ")
+        assert {"openai/MODEL", "vllm/MODEL", "perception", "gpt-4o"} <= set(names)
+        assert not {"openai", "vllm"} & set(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("perception", "sensorium"),
+        ("gpt-4o", "openai"),
+        ("qwen-vl-max", "dashscope"),
+        ("claude-sonnet-5", "anthropic"),
+        ("gemini-2.5-pro", "gemini"),
+        ("llava/llava-1.6", "llava"),
+        ("vllm", "vllm"),
+        ("lab", "lab"),
+        ("lab/big", "lab"),
+        ("receipts", "receipts"),
+        ("mine", "openai"),
+    ],
+)
+def test_a_model_s_owner_is_its_provider(tmp_path: Path, name: str, owner: str) -> None:
+    for own, quirks in {
+        "lab": 'any_model = true\nbase_url = "http://10.0.0.5:1/v1"',
+        "receipts": 'base_url = "http://10.0.0.6:1/v1"',
+        "mine": 'base_url = "https://api.openai.com/v1"\nmodel = "ft:gpt"',
+    }.items():
+        text = f'name = "{own}"\nkind = "openai"\ntasks = ["ask"]\nlicence = "none"\n[quirks]\n{quirks}\n'
+        (tmp_path / f"{own}.toml").write_text(text, encoding="utf-8")
+    catalogue = (registry := Registry(tmp_path)).catalogue
+    assert catalogue.owner(catalogue.of(name) or registry.card(name, "ask")) == owner
 
 
 def test_a_second_look_finds_what_has_changed_and_keeps_the_rest(tmp_path: Path) -> None:

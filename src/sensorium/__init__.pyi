@@ -264,10 +264,10 @@ def read(
 @overload
 def tokens(
     image: SourceLike | None = ...,
+    prompt: str = ...,
     *,
     model: str | None = ...,
     images: Sequence[SourceLike] = ...,
-    prompt: str = ...,
     system: str | None = ...,
     detail: Literal["auto", "low", "high", "original"] = ...,
     max_tokens: int = ...,
@@ -281,10 +281,10 @@ def tokens(
 @overload
 def tokens(
     image: Sequence[SourceLike],
+    prompt: str = ...,
     *,
     model: str | None = ...,
     images: Sequence[SourceLike] = ...,
-    prompt: str = ...,
     system: str | None = ...,
     detail: Literal["auto", "low", "high", "original"] = ...,
     max_tokens: int = ...,

@@ -259,10 +259,10 @@ async def read(
 @overload
 async def tokens(
     image: SourceLike | None = ...,
+    prompt: str = ...,
     *,
     model: str | None = ...,
     images: Sequence[SourceLike] = ...,
-    prompt: str = ...,
     system: str | None = ...,
     detail: Literal["auto", "low", "high", "original"] = ...,
     max_tokens: int = ...,
@@ -276,10 +276,10 @@ async def tokens(
 @overload
 async def tokens(
     image: Sequence[SourceLike],
+    prompt: str = ...,
     *,
     model: str | None = ...,
     images: Sequence[SourceLike] = ...,
-    prompt: str = ...,
     system: str | None = ...,
     detail: Literal["auto", "low", "high", "original"] = ...,
     max_tokens: int = ...,

@@ -7,6 +7,7 @@ SENSORIUM_NAME, lists and tables as JSON. `docs/settings.md` is generated from h
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,10 +46,13 @@ class Settings(BaseSettings):
     """The folder with cards (TOML) and weights of your own models."""
     cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path("sensorium"))
     """Where built graphs and, if wanted, remembered answers are kept. Safe to delete."""
-    models: dict[str, list[str]] = {}
+    models: dict[str, list[str]] = Field(
+        default={}, examples=[{"ask": ["gpt-4o", "perception"], "classify": ["flowers"]}]
+    )
     """For each task, the models to ask, best first; the next is asked when one fails. Absent: the task's own default. A
-    name with a version, such as `flowers@2`, also pins that version wherever the name stands alone; else the highest is meant."""
-    fallbacks: dict[str, list[str]] = {}
+    name with a version, such as `flowers@2`, also pins that version wherever the name stands alone; else the highest is meant.
+    In the file `models.ask = ["gpt-4o", "perception"]`, in the environment `SENSORIUM_MODELS='{"ask": ["gpt-4o", "perception"]}'`."""
+    fallbacks: dict[str, list[str]] = Field(default={}, examples=[{"gpt-4o": ["gemini/gemini-2.5-flash"]}])
     """For a model that a request names, those to ask when it fails, in order, such as `{"gpt-4o" = ["gemini/gemini-2.5-flash"]}`.
     Of them, those are asked that do the task. Absent: a model that is named is asked alone."""
     preload: list[str] = []
@@ -145,7 +149,7 @@ class Settings(BaseSettings):
     traces_to: str | None = Field(default=None, pattern="^https?://")
     """Where to send OpenTelemetry traces (OTLP over HTTP), such as `http://localhost:4318/v1/traces`; needs the extra `otel`. Absent: none are made."""
 
-    prices: dict[str, Price] = {}
+    prices: dict[str, Price] = Field(default={}, examples=[{"llava": {"input": 0.1, "output": 0.2}}])
     """What models cost, by name with or without `provider/`, in US dollars per million tokens: `input`, `output` and `cached`. They
     go before the published prices, and make `llava = {input = 0.1, output = 0.2}` of a model of your own."""
 
@@ -214,6 +218,17 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
 
 
+def _in_environment(name: str) -> str:
+    """An example of a list or table, as a variable that a shell takes."""
+    example = (Settings.model_fields[name].examples or [["a", "b"]])[0]
+    return f"SENSORIUM_{name.upper()}='{json.dumps(example)}'"
+
+
+def _tables_in_environment() -> set[str]:
+    tables = (name for name, field in Settings.model_fields.items() if field.examples)
+    return {name for name in tables if f"SENSORIUM_{name.upper()}" in os.environ}
+
+
 def exactly(values: Mapping[str, object]) -> Settings:
     """Settings of these values; neither the environment nor a file is looked at."""
     settings = Settings.__new__(Settings)
@@ -242,11 +257,17 @@ def load_settings(**given: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type] # pydantic checks them
     except ValidationError as error:
+        named = {str(one["loc"][0]) for one in error.errors() if one["loc"]}
+        written = "".join(f"Write it as {_in_environment(name)}; " for name in sorted(named & _tables_in_environment()))
         raise InvalidConfiguration(
-            "The settings are wrong", why=wrong_fields(error, Settings), fix="docs/settings.md lists all of them"
+            "The settings are wrong",
+            why=wrong_fields(error, Settings),
+            fix=f"{written}docs/settings.md lists all of them",
         ) from error
-    except SettingsError as error:
-        fix = 'Write lists and tables as JSON, such as `["a", "b"]`'
-        raise InvalidConfiguration("The settings in the environment cannot be read", why=str(error), fix=fix) from error
+    except SettingsError as error:  # of a variable that is no JSON
+        name = next((name for name in Settings.model_fields if f'"{name}"' in str(error)), "")
+        what = f"SENSORIUM_{name.upper()}" if name else "The environment"
+        fix = f"Write it as {_in_environment(name)}" if name else ""
+        raise InvalidConfiguration(f"{what} cannot be read", why="it is not JSON", fix=fix) from error
     except (ValueError, OSError) as error:
         raise InvalidConfiguration(f"{config_file()} cannot be read", why=str(error)) from error

@@ -207,6 +207,8 @@ class Card(Frozen):
     """What its provider allows: `requests_per_minute`, `tokens_per_minute`, `concurrent`."""
     cached: bool = True
     """Whether its answers are remembered; not those of one that only asks others, whose answers are."""
+    takes_tokens: bool = True
+    """Whether an answer to `ask` takes tokens, and so needs room in a budget; not that of one that only asks tasks without any."""
     quota: str | None = None
     """The quota domain: models that share one share limits and circuit breaker. Absent: their address and key."""
     folder: Path | None = Field(default=None, exclude=True)

@@ -34,7 +34,7 @@
     │   ├── ReloadFailed         a model's new version cannot be used; what was there goes on
     │   ├── Overloaded           more work than the queues hold
     │   │   ├── RateLimited      more requests in a minute than the key allows
-    │   │   ├── BudgetSpent      the key's money or tokens are used up
+    │   │   ├── BudgetSpent      the key's money or tokens are used up, or too few for this
     │   │   └── ProviderLimited  the provider, or our own quota for it, allows no more now
     │   ├── DeadlineExceeded     the answer was not ready in time
     │   ├── ReaderStalled        the reader of a stream stopped reading
@@ -61,7 +61,9 @@ whether trying the same again can help. `docs/errors.md` is generated from here.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+Failure = TypeVar("Failure", bound="SensoriumError")
 
 
 class SensoriumError(Exception):
@@ -333,7 +335,8 @@ class Overloaded(Unavailable):
         self.retry_after_seconds = retry_after_seconds
 
     def as_dict(self) -> dict[str, Any]:
-        return {**super().as_dict(), "retry_after_seconds": self.retry_after_seconds}
+        wait = {"retry_after_seconds": self.retry_after_seconds} if self.retryable else {}
+        return {**super().as_dict(), **wait}
 
 
 class RateLimited(Overloaded):
@@ -344,10 +347,10 @@ class RateLimited(Overloaded):
 
 
 class BudgetSpent(Overloaded):
-    """The money or the tokens that the key may spend are used up."""
+    """The money or the tokens that the key may spend are used up, or less than the request may take."""
 
     code = "budget_spent"
-    remedy = "Wait until the budget's time is over, or ask for a larger one."
+    remedy = "Wait until the budget's time is over, or ask for a larger one; where `retryable` is false, ask for less."
 
 
 class ProviderLimited(Overloaded):
@@ -374,7 +377,7 @@ class ReaderStalled(Unavailable):
 
 
 class StreamGone(Unavailable):
-    """What a stream told next is not kept any more: it ended long ago, or told too much since."""
+    """What a stream told next is not kept any more: it ended long ago, was deleted, or told too much since."""
 
     code = "stream_gone"
     remedy = "Ask again from the beginning; come back sooner, and read as fast as it is told."
@@ -507,6 +510,12 @@ class WorkerDied(EngineFailed):
 
     code = "worker_died"
     remedy = "Look at the input with another program; report it if it is a good one."
+
+
+def final(error: Failure) -> Failure:
+    """The same error, of which it is known that trying again does not help, though it does with others of its kind."""
+    vars(error)["retryable"] = False
+    return error
 
 
 def every_error() -> list[type[SensoriumError]]:

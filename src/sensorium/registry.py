@@ -104,6 +104,16 @@ class Catalogue:
         """Where a model of the models folder stands."""
         return self._own.get(card.id) if card.folder is not None else None
 
+    def owner(self, card: Card) -> str:
+        """Whose model it is: its provider's name, or `sensorium` for what runs in this process."""
+        if not (card.remote or "base_url" in card.quirks):
+            return "sensorium"
+        if "/" in card.name:
+            return card.name.partition("/")[0]
+        providers = (one for one in (*self._known, *self.cards) if one.quirks.get("any_model"))
+        asked = next((one.name for one in providers if _place(one) == _place(card)), None)
+        return asked or (card.kind if card.folder is None else card.name)
+
     def is_pinned(self, card: Card) -> bool:
         """Whether the settings name this very version."""
         return card.id.lower() in self._pinned
@@ -192,12 +202,12 @@ class Registry:
             raise UnknownModel(f"{name!r} cannot answer", why=why, fix=fix)
         if (trouble := catalogue.trouble(name)) is not None:
             raise trouble
-        names = list(dict.fromkeys(card.name for card in catalogue.cards if card.does(task)))
         if "/" in name:
             raise _unknown_provider(catalogue, name, task)
+        names = {card.name: _asked_by(card) for card in catalogue.cards if card.does(task)}
         if catalogue.of(name) is not None:
-            raise UnknownModel(f"Model {name!r} does not {task}", fix=f"Those that do: {', '.join(names)}")
-        raise UnknownModel(f"There is no model {name!r} for {task}", fix=_near(name, names))
+            raise UnknownModel(f"Model {name!r} does not {task}", fix=f"Those that do: {', '.join(names.values())}")
+        raise UnknownModel(f"There is no model {name!r} for {task}", fix=_near(name, names, names.__getitem__))
 
     def look(self, before: Mapping[Path, Found]) -> dict[Path, Found]:
         """The cards in the models folder now; those that stand as they did before are the same objects. Blocks."""
@@ -382,9 +392,15 @@ def _provider(catalogue: Catalogue, name: str, task: str) -> Card | None:
 
 def _unknown_provider(catalogue: Catalogue, name: str, task: str) -> UnknownModel:
     providers = [card.name for card in catalogue.cards if card.does(task) and card.quirks.get("any_model")]
-    provider = name.partition("/")[0]
+    provider, _, model = name[:200].partition("/")
     why = f"there is no provider {provider[:60]!r} for {task}"
-    return UnknownModel(f"There is no model {name[:200]!r}", why=why, fix=_near(provider, providers))
+    near = _near(provider, providers, lambda one: f"{one}/{model or 'MODEL'}")
+    return UnknownModel(f"There is no model {name[:200]!r}", why=why, fix=near)
+
+
+def _place(card: Card) -> tuple[str, Any]:
+    """Where its provider is, and by which wire format."""
+    return card.kind, card.quirks.get("base_url")
 
 
 def _missing(kind: ModuleType) -> Iterator[str]:
@@ -396,6 +412,14 @@ def _names(card: Card) -> set[str]:
     return {name.lower() for name in plain | {f"{name}@{card.version}" for name in plain}}
 
 
-def _near(name: str, known: Any) -> str:
+def _asked_by(card: Card) -> str:
+    """What to write to ask it: a provider is no model itself."""
+    return f"{card.name}/MODEL" if card.quirks.get("any_model") else card.name
+
+
+def _near(name: str, known: Collection[str], told: Callable[[str], str] = str) -> str:
+    """The names that are most like it, else all; `told` is what stands for a name in the sentence."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(sorted(known))}"
+    if near:
+        return f"Did you mean {' or '.join(map(told, near))}?"
+    return f"There are: {', '.join(map(told, sorted(known)))}"

@@ -29,6 +29,7 @@ def test_every_help_shows_an_example_and_every_default(command: list[str], senso
     said = sensorium(*command, "--help")
     assert said.exit_code == 0, said.output
     assert f"  sensorium {' '.join(command)}" in said.stdout.partition("Example")[2]
+    assert "[default: ]" not in " ".join(said.stdout.split())
     found: click.Command | None = main
     for name in command:
         assert isinstance(found, click.Group)
@@ -91,6 +92,27 @@ def test_the_doctor_looks_at_the_models_that_the_settings_name(
     (ask,) = [check for check in told if check["name"] == "model for ask"]
     assert ask["health"] == "bad"
     assert "'nobody'" in ask["found"]
+
+
+def test_the_doctor_looks_at_the_models_to_fall_back_on(sensorium: Sensorium, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    fallbacks = {
+        "gpt-4o": ["perception", "nobody", "efficientnet_lite0", "openai", "openai/gpt-4.1"],
+        "gpt-40": ["perception"],
+    }
+    monkeypatch.setenv("SENSORIUM_FALLBACKS", json.dumps(fallbacks))
+    told = sensorium("doctor", "--json")
+    assert told.exit_code == 1
+    checks = json.loads(told.stdout)["checks"]
+    first, wrong = (check for check in checks if check["name"] == "model with fallbacks")
+    assert first["health"] == "note", "its key is missing"
+    assert "OPENAI_API_KEY" in first["found"]
+    assert (wrong["health"], wrong["fix"]) == ("bad", "Correct the setting `fallbacks`, at 'gpt-40'.")
+    others = [check for check in checks if check["name"] == "fallback of gpt-4o"]
+    assert [check["health"] for check in others] == ["ok", "bad", "bad", "bad", "note"]
+    reasons = ("perception@1, ready", "'nobody'", "does not ask", "it is a provider", "OPENAI_API_KEY")
+    for check, said in zip(others, reasons, strict=True):
+        assert said in check["found"]
 
 
 def test_the_doctor_names_what_is_wrong_and_what_mends_it(

@@ -267,6 +267,29 @@ def test_tokens_are_told_for_people_and_for_programs(sensorium: Sensorium, photo
     assert "`model`" in refused.stderr
 
 
+def test_tokens_take_pictures_and_words_as_ask_does(sensorium: Sensorium, photos: Path) -> None:
+    def counted(*words: object) -> tuple[int, int]:
+        told = sensorium("tokens", *words, "--model", "gpt-4o", "--json")
+        assert told.exit_code == 0, told.output
+        (line,) = lines(told)
+        return line["result"]["image_tokens"], line["result"]["text_tokens"]
+
+    question = "How much is this?"
+    assert counted(photos / "a.png", question) == counted(photos / "a.png", "--prompt", question)
+    pictures, words = counted(question)
+    assert pictures == 0
+    assert words > counted(photos / "a.png")[1]
+    missing = sensorium("tokens", "nowhere.JPG", "--model", "gpt-4o", "--json")
+    assert lines(missing)[0]["error"]["code"] == "file_missing"
+
+
+def test_the_help_of_compare_names_the_models_that_it_asks(sensorium: Sensorium) -> None:
+    told = " ".join(sensorium("compare", "--help").stdout.split())
+    assert "`sensorium engines --task ask`" in told
+    assert "else perception" in told
+    assert '--question "Which one fits a passport?"' in told
+
+
 def test_a_result_that_comes_just_as_the_work_is_broken_off_is_not_spoken_of(caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> int:
         given_up = asyncio.get_running_loop().create_future()

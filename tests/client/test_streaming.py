@@ -59,7 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, provider: Upstream) -> Iter
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OPENAI_BASE_URL", provider.openai)
         environment.setenv("OPENAI_API_KEY", "key")
-        settings = {"heartbeat_seconds": 0.1, "resume_grace_seconds": 0.1, "models": {"ask": ["talker"]}}
+        settings = {"heartbeat_seconds": 0.1, "resume_grace_seconds": 60, "models": {"ask": ["talker"]}}
         with running(folder, cache="off", **settings) as started:
             yield started
 
@@ -144,7 +144,50 @@ def test_who_leaves_early_ends_the_work_at_the_provider(client: Client, provider
     said = iter(client.stream.ask(prompt="What is this?", model="openai/endless"))
     assert next(said) == Delta(" more")
     said.close()  # type: ignore[attr-defined] # it is a generator
-    provider.wait(lambda seen: seen.last.ending == "left")
+    provider.wait(lambda seen: seen.last.ending == "left", 5)
+
+
+def test_who_leaves_and_closes_the_client_ends_the_work_too(server: Server, provider: Upstream) -> None:
+    with sensorium.connect(server.url, retries=0) as client:
+        said = iter(client.stream.ask(prompt="What is this?", model="openai/endless"))
+        assert next(said) == Delta(" more")
+        said.close()  # type: ignore[attr-defined] # it is a generator
+    provider.wait(lambda seen: seen.at_once == 0, 5)
+
+
+def test_a_stream_whose_time_is_over_ends_the_work(client: Client, provider: Upstream) -> None:
+    with pytest.raises(SensoriumError) as raised:
+        list(client.stream.ask(prompt="What is this?", model="openai/endless", timeout=0.5))
+    assert raised.value.code == "deadline_exceeded"
+    provider.wait(lambda seen: seen.at_once == 0, 5)
+
+
+@pytest.mark.parametrize("name", ["../caller", "a/b", "", "é", 5, None])
+async def test_a_servers_word_for_a_stream_leads_nowhere_else(speaking: Speaking, name: Any) -> None:
+    asked: list[tuple[str, str]] = []
+    telling_it = telling([("stream", {"id": name}), *WORDS], silent=5)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        asked.append((request.method, request.path))
+        return await telling_it(request)
+
+    async with speaking(handle) as url:
+        await heard(url, silence=0.1)
+    assert asked == [("POST", "/v1/classify")]
+
+
+async def test_a_server_that_knows_no_deleting_spoils_nothing(speaking: Speaking) -> None:
+    asked: list[tuple[str, str]] = []
+    telling_it = telling([("stream", {"id": "0" * 32}), *WORDS], silent=5)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        asked.append((request.method, request.path))
+        return web.Response(status=405) if request.method == "DELETE" else await telling_it(request)
+
+    async with speaking(handle) as url:
+        events, error = await heard(url, silence=0.1)
+    assert (len(events), type(error)) == (2, StreamBroken)
+    assert asked == [("POST", "/v1/classify"), ("DELETE", f"/v1/streams/{'0' * 32}")]
 
 
 async def test_events_of_every_kind_are_told_and_those_of_a_newer_server_passed_over(speaking: Speaking) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 
 from sensorium.engine import Call, Caller, Delta, Engine, Event, Item, Options, Progress, ignore
-from sensorium.errors import EngineFailed, ReaderStalled
+from sensorium.errors import EngineFailed, ReaderStalled, TooExpensive
 from sensorium.layers.cache import Cache
 from sensorium.schemas.base import Request, Result
 from sensorium.stores.memory import MemoryStore
@@ -100,6 +100,27 @@ async def test_a_shared_failure_reaches_all_who_wait() -> None:
     outcomes = await asyncio.gather(*(cache.run(Ask(text="a"), Call()) for _ in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [EngineFailed] * 3
     assert talker.calls == 1
+
+
+async def test_who_may_spend_more_does_not_share_what_was_too_dear_for_another() -> None:
+    class Dear(Talker):
+        async def run(self, request: Request, call: Call) -> Answer:
+            answer = await super().run(request, call)
+            if call.options.max_cost is not None:
+                raise TooExpensive("Asking talker is too expensive")
+            return answer
+
+    talker = Dear()
+    talker.gate = asyncio.Event()
+    cache = cached(talker)
+    calls = Call(options=Options(max_cost=0.01)), Call(), Call()
+    tasks = [asyncio.create_task(cache.run(Ask(text="a"), call)) for call in calls]
+    await until(lambda: talker.calls == 2)
+    talker.gate.set()
+    poor, *others = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(poor, TooExpensive)
+    assert others == [Answer(text="a")] * 2
+    assert talker.calls == 2
 
 
 async def test_the_first_may_leave_while_others_wait_and_the_last_ends_the_work() -> None:

@@ -156,15 +156,18 @@ async def test_a_failure_gives_its_room_back_and_costs_nothing(book: UsageBook) 
     await metering.run(Ask(text="a"), by(budget=budget))
 
 
-async def test_an_answer_that_breaks_off_or_is_left_is_charged_by_what_was_said(book: UsageBook) -> None:
+@pytest.mark.parametrize("budget", [Budget("day", tokens=1000), None], ids=["with a budget", "without"])
+async def test_an_answer_that_breaks_off_or_is_left_is_charged_by_what_was_said(
+    book: UsageBook, budget: Budget | None
+) -> None:
     call, _ = listening()
-    call.caller = Caller("shop", budget=Budget("day", tokens=1000))
+    call.caller = Caller("shop", budget=budget)
     with pytest.raises(EngineFailed):
         await metered(Model(after=EngineFailed("broke")), book).run(Ask(text="three words here"), call)
     assert (await used(book))[4:6] == (3, 5), "three words asked, fourteen characters told"
     model = Model()
     model.gate = asyncio.Event()
-    leaving = asyncio.create_task(metered(model, book).run(Ask(text="a b"), by("left", Budget("day", tokens=1000))))
+    leaving = asyncio.create_task(metered(model, book).run(Ask(text="a b"), by("left", budget)))
     await until(lambda: model.calls)
     leaving.cancel()
     await asyncio.wait([leaving])
@@ -188,6 +191,32 @@ async def test_with_limited_money_a_model_without_a_price_is_not_asked(book: Usa
     await metered(Model(), book, tariff).run(Ask(text="a"), by(budget=Budget("day", tokens=1000)))
 
 
+async def test_what_is_larger_than_the_whole_budget_is_refused_for_good(book: UsageBook) -> None:
+    models = [("a@1", metered(Model(), book)), ("b@1", metered(Model(), book))]
+    for engine in (models[0][1], Fallback(models)):
+        with pytest.raises(BudgetSpent, match=r"may take 101, and only 100 tokens a day are allowed") as raised:
+            await engine.run(Ask(text="a"), by(budget=Budget("day", tokens=100)))
+        assert not raised.value.retryable
+        assert "retry_after_seconds" not in raised.value.as_dict()
+    book.note("shop", "talker@1", "say", Amounts(input_tokens=50))
+    with pytest.raises(BudgetSpent) as passing:
+        await models[0][1].run(Ask(text="a"), by(budget=Budget("day", tokens=101)))
+    assert passing.value.retryable
+
+
+async def test_where_one_model_has_room_later_the_caller_hears_to_wait(book: UsageBook) -> None:
+    class Little(Rate):
+        async def most(self, request: Request) -> Usage | None:
+            return Usage(input_tokens=10)
+
+    book.note("shop", "talker@1", "say", Amounts(input_tokens=95))
+    models = [("a@1", metered(Model(), book)), ("b@1", metered(Model(), book, Little()))]
+    with pytest.raises(BudgetSpent) as raised:
+        await Fallback(models).run(Ask(text="a"), by(budget=Budget("day", tokens=100)))
+    assert raised.value.retryable
+    assert raised.value.retry_after_seconds > 1
+
+
 async def test_with_a_spent_budget_the_next_model_may_be_one_that_costs_nothing(book: UsageBook) -> None:
     class Free(Rate):
         async def most(self, request: Request) -> Usage | None:
@@ -199,9 +228,10 @@ async def test_with_a_spent_budget_the_next_model_may_be_one_that_costs_nothing(
 
 
 async def test_when_no_model_has_room_in_the_budget_the_caller_hears_when_to_come_back(book: UsageBook) -> None:
+    book.note("shop", "talker@1", "say", Amounts(input_tokens=100))
     models = [("a@1", metered(Model(), book)), ("b@1", metered(Model(), book))]
     with pytest.raises(BudgetSpent, match=r"a@1.*b@1") as raised:
-        await Fallback(models).run(Ask(text="a"), by(budget=Budget("day", tokens=1)))
+        await Fallback(models).run(Ask(text="a"), by(budget=Budget("day", tokens=150)))
     assert raised.value.retry_after_seconds > 0
 
 

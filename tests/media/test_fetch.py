@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
+import socket
+import subprocess
+import sys
+import threading
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -298,6 +303,60 @@ async def test_a_bomb_is_unpacked_in_small_pieces(server: Server) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 10_000_000, "the bomb is of 50 MB"
+
+
+async def test_others_have_their_turn_while_a_bomb_is_unpacked(server: Server) -> None:
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    taking = asyncio.create_task(take_turns())
+    body = await fetch(f"{server.url}/bomb", server.limits(max_bytes=60_000_000))
+    taking.cancel()
+    assert turns > len(body) / 2**16
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_other_lookups(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, look_up = threading.Event(), socket.getaddrinfo
+
+    def silent(host: Any, *args: Any, **more: Any) -> Any:
+        if host == "silent.test":
+            answered.wait(30)
+            raise OSError("no such name")
+        return look_up(host, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    asking = [asyncio.create_task(fetch("http://silent.test/", Limits())) for _ in range(64)]
+    try:
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
+    finally:
+        answered.set()
+    told = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(one, FetchFailed) for one in told)
+
+
+FORK = """
+import asyncio, os, time
+from sensorium.media.fetch import system_resolve
+look_up = lambda: asyncio.run(asyncio.wait_for(system_resolve("127.0.0.1", 80), 5))
+look_up()
+time.sleep(0.1)  # so that its thread is idle
+child = os.fork()
+if not child:
+    os._exit(look_up() != ["127.0.0.1"])
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_names_are_looked_up_in_a_forked_child_too() -> None:
+    assert subprocess.run([sys.executable, "-c", FORK], timeout=20, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "identity"])

@@ -147,7 +147,7 @@ def test_failures_are_the_client_s_own_exceptions(client: OpenAI) -> None:
 
 def test_models_are_listed_and_told(client: OpenAI) -> None:
     assert {"talker", "fake"} <= {model.id for model in client.models.list()}
-    assert client.models.retrieve("talker").owned_by == "fake"
+    assert client.models.retrieve("talker").owned_by == "sensorium"
     with pytest.raises(openai.NotFoundError) as failed:
         client.models.retrieve("nobody/none")
     assert failed.value.code == "model_not_found"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +14,14 @@ import pytest_asyncio
 import uvicorn
 
 from sensorium.server import http
+from sensorium.server.crowd import Crowd
 from sensorium.server.http import Connection
+
+LEFT: list[asyncio.Event] = []
+"""The last is set when the client of `/until-left` has left."""
+
+MOST = 4
+"""Connections at once."""
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -22,6 +31,10 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.4)
     elif body == b"/length":
         body = b"%d" % await length_of_body(receive)
+    elif body == b"/until-left":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        LEFT[-1].set()
     elif body == b"/headers":
         body = b" ".join(name for name, _ in scope["headers"])
     length = (b"content-length", str(len(body)).encode())
@@ -43,7 +56,7 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
     monkeypatch.setattr(http, "GOODBYE_SECONDS", 0.3)
     listening = socket.create_server(("127.0.0.1", 0))
     told: dict[str, Any] = {"ws": "none", "lifespan": "off", "log_config": None, "interface": "asgi3"}
-    config = uvicorn.Config(echo, http=Connection, timeout_keep_alive=1, **told)
+    config = uvicorn.Config(echo, http=partial(Connection, Crowd(MOST)), timeout_keep_alive=1, **told)  # type: ignore[arg-type]
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     yield listening.getsockname()[1]
@@ -89,9 +102,68 @@ async def test_requests_follow_each_other_on_one_connection(port: int) -> None:
     assert answers.count(b"HTTP/1.1 200 ") == 2
 
 
-async def test_connections_above_the_most_are_refused(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "MOST_CONNECTIONS", 0)
-    assert (await said(port)).startswith(b"HTTP/1.1 503 ")
+Opened = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def opened(room: AsyncExitStack, port: int, *, sends: bytes = b"", at: str = "127.0.0.1") -> Opened:
+    """A connection that has been seen by the server."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(at, 0))
+    room.callback(writer.close)
+    writer.write(sends)
+    return reader, writer
+
+
+ONE = b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+async def is_ended(connection: Opened) -> bool:
+    """Whether it ends without a word."""
+    try:
+        return await connection[0].read() == b""
+    except ConnectionError:
+        return True
+
+
+async def test_without_room_whoever_has_most_connections_gives_up_the_oldest_that_is_idle(port: int) -> None:
+    async with AsyncExitStack() as room:
+        own = await opened(room, port, sends=ONE, at="127.0.0.2")
+        assert b"/one" in await own[0].readuntil(b"/one")
+        idle = [await opened(room, port, sends=ONE) for _ in range(MOST - 1)]
+        for reader, _ in idle:
+            await reader.readuntil(b"/one")
+        newcomer = await opened(room, port, sends=ONE, at="127.0.0.3")
+        assert b"HTTP/1.1 200 " in await newcomer[0].readuntil(b"/one")
+        assert await is_ended(idle[0])
+        for reader, writer in (own, *idle[1:]):
+            writer.write(ONE)
+            assert b"HTTP/1.1 200 " in await reader.readuntil(b"/one")
+
+
+async def test_without_room_what_is_worked_on_stays_and_who_has_most_is_refused(port: int) -> None:
+    async with AsyncExitStack() as room:
+        wait = b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n"
+        busy = [await opened(room, port, sends=wait) for _ in range(MOST)]
+        assert (await said(port)).startswith(b"HTTP/1.1 503 ")
+        for reader, _ in busy:
+            assert b"HTTP/1.1 200 " in await reader.readuntil(b"/wait")
+
+
+async def test_without_room_slow_senders_of_one_address_make_room_for_others_but_not_for_their_own(port: int) -> None:
+    async with AsyncExitStack() as room:
+        slow = b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc"
+        senders = [await opened(room, port, sends=slow) for _ in range(MOST)]
+        await asyncio.sleep(0.05)
+        assert (await said(port)).startswith(b"HTTP/1.1 503 ")
+        newcomer = await opened(room, port, sends=ONE, at="127.0.0.3")
+        assert b"HTTP/1.1 200 " in await newcomer[0].readuntil(b"/one")
+        assert await is_ended(senders[0])
+        senders[1][1].write(b"defghi")
+        assert b"HTTP/1.1 200 " in await senders[1][0].readuntil(b"\r\n\r\n9")
+
+
+async def test_those_who_left_make_room(port: int) -> None:
+    for _ in range(3 * MOST):
+        assert b"/one" in await said(port, ONE.replace(b"Host", b"Connection: close\r\nHost"))
 
 
 async def test_who_waits_to_be_told_to_send_a_body_is_answered_and_closed_at_once(port: int) -> None:
@@ -129,6 +201,33 @@ async def test_requests_in_one_packet_are_answered_in_order(port: int) -> None:
     asked = [b"%d" % number for number in range(10)]
     answers = await said(port, b"".join(ASK % name for name in asked) + LAST)
     assert answers_in(answers) == [b"/" + name for name in (*asked, b"last")]
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 5])
+async def test_who_leaves_while_requests_wait_is_noticed(port: int, waiting: int) -> None:
+    LEFT.append(asyncio.Event())
+    async with AsyncExitStack() as room:
+        _, writer = await opened(room, port, sends=ONE.replace(b"/one", b"/until-left"))
+        for _ in range(waiting):
+            await asyncio.sleep(0.02)
+            writer.write(b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+        await asyncio.sleep(0.02)
+    async with asyncio.timeout(5):
+        await LEFT[-1].wait()
+
+
+async def test_bodies_that_wait_behind_another_request_are_not_heaped_up(port: int) -> None:
+    async with AsyncExitStack() as room:
+        reader, writer = await opened(room, port, sends=ONE.replace(b"/one", b"/wait"))
+        for _ in range(6):
+            writer.write(b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n" + bytes(4_000_000))
+        await asyncio.sleep(0.2)
+        transport: Any = writer.transport
+        assert transport.get_write_buffer_size() > 12_000_000, "the other side has stopped reading"
+        answers = await reader.readuntil(b"4000000")
+        for _ in range(5):
+            answers += await reader.readuntil(b"4000000")
+    assert answers.count(b"HTTP/1.1 200 ") == 7
 
 
 async def test_no_more_requests_wait_on_one_connection_than_are_allowed(port: int) -> None:

@@ -15,7 +15,7 @@ import requests
 from sensorium import errors
 from sensorium.errors import InvalidRequest, ProviderLimited, RateLimited, SensoriumError
 from sensorium.schemas.ask import Answer, AskRequest, Picture, Words
-from sensorium.schemas.base import Meta, Usage
+from sensorium.schemas.base import Meta, Skipped, Usage
 from sensorium.schemas.events import Delta, Progress
 from sensorium.server.facades import openai
 from sensorium.server.facades.base import Message
@@ -25,6 +25,7 @@ from tests.server.conftest import Server
 from tests.server.test_streams import talking
 from tests.server.wire import data_url
 
+SKIPPED = Skipped(engine="talker@1", code="provider_failed", message="It failed.")
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
@@ -186,7 +187,7 @@ def test_a_picture_that_is_too_large_says_its_size(server: Server) -> None:
         assert answer.status_code == 413
         return str(answer.json()["error"]["message"])
 
-    for size, has in ((101_000, "101,000 bytes"), (140_000, "186,668 characters")):
+    for size, has in ((101_000, "101,000 bytes"), (140_000, "about 140,001 bytes")):
         assert has in told(size)
         assert "100,000" in told(size)
     assert re.search(r"it has 266,\d+ bytes, and 205,\d+ are allowed: a file may have 100,000", told(200_000))
@@ -285,6 +286,17 @@ def test_an_answer_that_comes_whole_is_streamed_in_one_piece() -> None:
     assert encoder.event(Progress(1, 2)) == b""
     *told, _ = chunks(encoder.start() + encoder.end(Answer(text="All at once")))
     assert [one["choices"][0]["delta"].get("content") for one in told] == ["", "All at once", None]
+
+
+@pytest.mark.parametrize(
+    ("meta", "called"), [(Meta(engine="talker@1"), "talker"), (Meta(skipped=(SKIPPED,)), "qwen-2026-01-01")]
+)
+def test_streams_and_whole_answers_end_with_the_same_name_of_the_model(meta: Meta, called: str) -> None:
+    answer = Answer(text="Hi", answered_by="qwen-2026-01-01", meta=meta)
+    whole = json.loads(openai.render([answer], context()).body)
+    encoder = openai.Chunks(context())
+    first, *_, last, _ = chunks(encoder.start() + encoder.event(Delta("Hi")) + encoder.end(answer))
+    assert (first["model"], last["model"], whole["model"]) == ("talker", called, called)
 
 
 def test_words_of_any_kind_pass_unharmed() -> None:
@@ -401,7 +413,9 @@ def test_the_list_of_models_serves_openai_s_clients_and_operators(server: Server
 
 def test_one_model_is_told_and_its_name_may_have_slashes(server: Server) -> None:
     told = requests.get(f"{server.url}/v1/models/talker", timeout=10)
-    assert told.json() == {"id": "talker", "object": "model", "created": 0, "owned_by": "fake"}
+    assert told.json() == {"id": "talker", "object": "model", "created": 0, "owned_by": "sensorium"}
+    far = requests.get(f"{server.url}/v1/models/vllm/Qwen/Qwen2.5-VL-7B-Instruct", timeout=10)
+    assert (far.json()["id"], far.json()["owned_by"]) == ("vllm/Qwen/Qwen2.5-VL-7B-Instruct", "vllm")
     gone = requests.get(f"{server.url}/v1/models/nowhere/talker", timeout=10)
     assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
     reloaded = requests.post(f"{server.url}/v1/models/nowhere/talker/reload", timeout=10)

@@ -266,6 +266,33 @@ async def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read(str
         assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (2_000_001, b"it has 2,000,001 bytes, and 2,000,000 are allowed (`max_bytes`)"),
+        (4_000_001, b"it has 4,000,001 bytes, and 4,000,000 are allowed (`max_upload_bytes`)"),
+    ],
+)
+async def test_what_says_its_size_is_refused_with_that_size_and_the_limit(
+    strict: Server, size: int, said: bytes
+) -> None:
+    with connected(strict.port) as connection:
+        connection.sendall(head("/v1/classify", "Content-Type: image/png", f"Content-Length: {size}"))
+        answer = await asyncio.to_thread(whole, connection)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert said in answer
+
+
+async def test_what_does_not_say_its_size_is_refused_with_what_came(strict_client: Client) -> None:
+    async def picture() -> AsyncIterator[bytes]:
+        yield bytes(2_000_000)
+        yield bytes(1_000)
+
+    status, answer = await post(strict_client, "/v1/classify", data=picture(), headers={"Content-Type": "image/png"})
+    assert status == 413
+    assert "it has at least 2,00" in answer["error"]["message"]
+
+
 async def test_a_body_that_turns_out_too_large_is_refused(strict_client: Client, strict: Server) -> None:
     async def endless() -> AsyncIterator[bytes]:
         opening = form(("image", "a.jpg", b""))["data"].removesuffix(b"\r\n--the-boundary--\r\n")
@@ -276,7 +303,8 @@ async def test_a_body_that_turns_out_too_large_is_refused(strict_client: Client,
     headers = form()["headers"]
     status, answer = await post(strict_client, "/v1/classify", data=endless(), headers=headers)
     assert (status, answer["error"]["code"]) == (413, "input_too_large")
-    assert "max_upload_bytes" in answer["error"]["message"]
+    assert "it has at least 4," in answer["error"]["message"]
+    assert "4,000,000 are allowed (`max_upload_bytes`)" in answer["error"]["message"]
     assert await asyncio.to_thread(strict.spool_empties)
 
 
@@ -293,7 +321,7 @@ async def test_a_file_too_large_among_good_ones_fails_alone(strict_client: Clien
 async def test_a_slow_upload_is_given_up(strict: Server) -> None:
     with connected(strict.port) as connection:
         connection.sendall(
-            head("/v1/classify", "Content-Type: image/png", "Content-Length: 3000000") + bytes(1_500_000)
+            head("/v1/classify", "Content-Type: image/png", "Content-Length: 1900000") + bytes(1_500_000)
         )
         answer = await asyncio.to_thread(whole, connection)
     assert answer.startswith(b"HTTP/1.1 408")
@@ -301,7 +329,7 @@ async def test_a_slow_upload_is_given_up(strict: Server) -> None:
     assert strict.spool_empties()
 
 
-@pytest.mark.parametrize("framing", ["Content-Length: 3000000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("framing", ["Content-Length: 1900000", "Transfer-Encoding: chunked"])
 async def test_a_sender_that_leaves_during_the_upload_leaves_nothing_behind(strict: Server, framing: str) -> None:
     before = strict.log().count("/v1/read 408")
     connection = connected(strict.port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 import requests
 
 from sensorium.engine import Budget
+from sensorium.stores.usage import Amounts, UsageBook
 from tests.keyring import kept_key
 from tests.pictures import png
 from tests.server.conftest import Server, eventually, running
@@ -122,13 +124,27 @@ def test_what_a_budget_has_no_room_for_is_refused_until_its_time_is_over(keyed: 
         body = {"image": picture, "prompt": "What is this?", **fields}
         return requests.post(f"{keyed.url}/v1/ask", json=body, headers={"X-API-Key": key}, timeout=10)
 
-    told = asked()
-    error = told.json()["error"]
-    assert (told.status_code, error["code"]) == (429, "budget_spent")
-    assert "500 tokens a day are allowed" in error["message"]
-    assert 0 < int(told.headers["Retry-After"]) <= 86400
     assert asked(max_tokens=100).status_code == 200
+    asyncio.run(spend(data, "thrifty", 450))
+    told = asked(max_tokens=101)
+    error = told.json()["error"]
+    assert (told.status_code, error["code"], error["retryable"]) == (429, "budget_spent", True)
+    assert "500 tokens a day are allowed, 450 are used" in error["message"]
+    assert 0 < int(told.headers["Retry-After"]) <= 86400
     assert ask(keyed, key) == 200, "what takes no tokens needs no budget"
+    assert asked(model="perception").status_code == 200, "neither does what only local tasks see"
+    never = asked()
+    error = never.json()["error"]
+    assert (never.status_code, error["code"], error["retryable"]) == (429, "budget_spent", False)
+    assert "only 500 tokens a day are allowed" in error["message"]
+    assert "retry_after_seconds" not in error
+    assert "Retry-After" not in never.headers
+
+
+async def spend(data: Path, key: str, tokens: int) -> None:
+    book = UsageBook(data / "usage.sqlite")
+    book.note(key, "gpt@1", "ask", Amounts(input_tokens=tokens))
+    await book.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows serves from one process only")

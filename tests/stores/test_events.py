@@ -122,6 +122,49 @@ async def test_anothers_stream_is_as_one_that_is_not_there(homes: tuple[EventLog
     assert str(anothers.value) == str(none.value)
 
 
+async def test_what_its_owner_drops_is_gone_once_its_work_has_ended(homes: tuple[EventLog, EventLog]) -> None:
+    written, read = homes
+    stream, stopped = told(written.open("shop"), "a"), asyncio.Event()
+    stream.stop = stopped.set
+    with closing(await read.reader(stream.id, "shop", 0)):
+        await read.drop(stream.id, "shop")
+        await asyncio.wait_for(stopped.wait(), 5)
+    await read.drop(stream.id, "shop")
+    told(stream, "the end").end()
+    assert await soon(lambda: _gone(read, stream.id))
+
+
+async def test_what_is_dropped_after_its_end_is_gone_at_once(homes: tuple[EventLog, EventLog]) -> None:
+    written, read = homes
+    stream = told(written.open("shop"), "a")
+    stream.end()
+    assert await rest(await read.reader(stream.id, "shop", 0)) == "a"
+    await read.drop(stream.id, "shop")
+    assert await soon(lambda: _gone(read, stream.id))
+    with pytest.raises(UnknownStream):
+        await read.drop(stream.id, "robot")
+
+
+async def test_nobody_else_can_drop_a_stream(homes: tuple[EventLog, EventLog]) -> None:
+    written, read = homes
+    stream = told(written.open("shop"), "a")
+    stream.stop = pytest.fail
+    for identity, owner in ((stream.id, "robot"), ("0" * 32, "shop")):
+        with pytest.raises(UnknownStream):
+            await read.drop(identity, owner)
+    assert not stream.dropped
+    stream.end()
+    assert await rest(await read.reader(stream.id, "shop", 0)) == "a"
+
+
+async def _gone(log: EventLog, identity: str) -> bool | None:
+    try:
+        (await log.reader(identity, "shop", 0)).close()
+    except StreamGone:
+        return True
+    return None
+
+
 async def test_ids_cannot_be_guessed(homes: tuple[EventLog, EventLog]) -> None:
     ids = {homes[0].open("shop").id for _ in range(100)}
     assert len(ids) == 100
@@ -382,6 +425,17 @@ async def test_what_is_not_kept_in_memory_goes_from_the_file(tmp_path: Path) -> 
                 await rest(late)
     for log in logs:
         await log.close()
+
+
+async def test_nothing_of_a_dropped_stream_is_left_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "events.sqlite"
+    log = SqliteLog(path)
+    stream = told(log.open("shop"), "a")
+    await log.drop(stream.id, "shop")
+    told(stream, "b").end()
+    await log.close()
+    assert (rows(path, "count(*) FROM pieces"), rows(path, "total(bytes) FROM streams")) == (0, 0)
+    assert rows(path, "count(*) FROM streams WHERE ended > 0") == 1
 
 
 async def test_old_streams_go_from_the_file_and_later_the_memory_of_them(

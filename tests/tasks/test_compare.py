@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sensorium.config import Settings
-from sensorium.errors import CorruptMedia, InvalidRequest, ProviderFailed, UnknownModel
+from sensorium.errors import CorruptMedia, InvalidRequest, ProviderFailed, UnknownModel, UnstructuredAnswer
 from sensorium.media.source import Source
 from sensorium.schemas.ask import AskRequest
 from sensorium.schemas.compare import CompareRequest, Comparison
@@ -26,6 +26,8 @@ async def sensorium(tmp_path: Path) -> AsyncIterator[Sensorium]:
         'name = "broken"\nkind = "fake"\ntasks = ["ask"]\nlicence = "Apache-2.0"\n[quirks]\nfail = "provider_failed"\n'
     )
     (models / "broken.toml").write_text(card, encoding="utf-8")
+    chatty = card.replace("broken", "chatty").replace('fail = "provider_failed"', 'words = ["Nice!"]')
+    (models / "chatty.toml").write_text(chatty, encoding="utf-8")
     async with Sensorium(Settings(cache_dir=tmp_path, models_dir=models)) as service:
         yield service
 
@@ -64,6 +66,13 @@ async def test_a_bad_picture_and_too_few_are_refused(sensorium: Sensorium) -> No
         await sensorium.run(CompareRequest(images=(RED, Source.of(jpeg()[:300]))))
     with pytest.raises(ValueError, match="two pictures or more"):
         CompareRequest(images=(RED,))
+
+
+async def test_a_model_that_does_not_compare_is_told_without_a_word_of_schemas(sensorium: Sensorium) -> None:
+    with pytest.raises(UnstructuredAnswer, match="name another model by `model`") as failed:
+        await sensorium.run(CompareRequest(images=(RED, BLUE), model="chatty"))
+    assert "schema" not in str(failed.value).lower()
+    assert failed.value.text == "Nice!"
 
 
 async def test_a_failing_model_fails_the_comparison(sensorium: Sensorium) -> None:

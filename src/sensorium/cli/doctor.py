@@ -119,6 +119,7 @@ def _deeper_checks() -> Iterator[Check]:
     registry = Registry(settings.models_dir)
     yield _models_folder(settings.models_dir, registry)
     yield from _models(registry, settings)
+    yield from _fallbacks(registry, settings)
     yield _main_job(settings)
 
 
@@ -235,16 +236,40 @@ def _models(registry: Registry, settings: Settings) -> Iterator[Check]:
         yield Check("registry", "note", str(problem))
 
 
-def _named_model(registry: Registry, name: str, task: str) -> Check:
-    """A model that the settings name. One that is not ready is a note: another may stand after it."""
+def _fallbacks(registry: Registry, settings: Settings) -> Iterator[Check]:
+    """Each model that others stand in for, and those others: all must do one of its tasks."""
+    every = [task.name for task in registry.tasks if task.run is None]
+    for name, others in settings.fallbacks.items():
+        fix = f"Correct the setting `fallbacks`, at {name!r}."
+        yield _model_of(registry, name, every, "model with fallbacks", fix)
+        does = [task for task in every if _does(registry, name, task)] or every
+        yield from (_model_of(registry, other, does, f"fallback of {name}", fix) for other in others)
+
+
+def _does(registry: Registry, name: str, task: str) -> bool:
     from sensorium.errors import SensoriumError
 
     try:
+        return registry.card(name, task).does(task)
+    except SensoriumError:
+        return False
+
+
+def _named_model(registry: Registry, name: str, task: str) -> Check:
+    return _model_of(registry, name, [task], f"model for {task}", f"Correct the setting `models.{task}`.")
+
+
+def _model_of(registry: Registry, name: str, tasks: Sequence[str], called: str, fix: str) -> Check:
+    """A model that the settings name for one of these tasks. One that is not ready is a note: another may stand after it."""
+    from sensorium.errors import SensoriumError
+
+    task = next((task for task in tasks if _does(registry, name, task)), tasks[0])
+    try:
         card = registry.card(name, task)
     except SensoriumError as error:
-        return Check(f"model for {task}", "bad", str(error), f"Correct the setting `models.{task}`.")
+        return Check(called, "bad", str(error), fix)
     state = registry.state(card)
-    return Check(f"model for {task}", "ok" if state == "ready" else "note", f"{card.id}, {state}")
+    return Check(called, "ok" if state == "ready" else "note", f"{card.id}, {state}")
 
 
 def _main_job(settings: Settings) -> Check:

@@ -71,6 +71,11 @@ def is_there(word: str) -> bool:
         return False
 
 
+def is_called_like_a_picture(word: str) -> bool:
+    """Whether the word is rather the name of a file that is missing than words."""
+    return PurePath(word).suffix.lower() in SUFFIXES
+
+
 def is_folder(word: str) -> bool:
     """Whether many inputs may come of the word."""
     try:

@@ -158,7 +158,7 @@ def _sentence(description: str | None) -> str:
 def _shown(default: Any, switch: str | None) -> str:
     if switch is not None:
         return f" [default: {switch if default else f'no-{switch}'}]"
-    if default is None or default in ({}, ()):
+    if default is None or default in ({}, (), [], ""):
         return ""
     if isinstance(default, (tuple, list, set, frozenset)):
         default = ",".join(map(str, default))

@@ -15,7 +15,7 @@ import click
 
 from sensorium import discovery
 from sensorium.cli.ask import ForPeople, Json, answer, follow, questions
-from sensorium.cli.inputs import Input, expand, is_there, together
+from sensorium.cli.inputs import Input, expand, is_called_like_a_picture, is_there, together
 from sensorium.cli.options import given, options_of
 from sensorium.cli.screen import Screen
 from sensorium.config import Settings, load_settings
@@ -133,10 +133,12 @@ def _matters(record: logging.LogRecord) -> bool:
 def _told_apart(task: Task, words: tuple[str, ...], fields: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The inputs, and the fields with those that were given by place after them.
 
-    Raises UsageError where the last word is rather a file than a question.
+    Raises UsageError where the last word is rather a file than a question, and the task needs one.
     """
     for name in reversed(task.request.positional):
         if name in fields or "messages" in fields:
+            continue
+        if task.about and (not words or is_there(words[-1]) or is_called_like_a_picture(words[-1])):
             continue
         if not words or is_there(words[-1]):
             example = task.request.model_fields[name].examples or ["..."]
@@ -186,7 +188,8 @@ def _targets(draw: Path | None, words: tuple[str, ...], inputs: list[Input]) -> 
 def _inputs(task: Task) -> Iterator[click.Parameter]:
     if not _takes_pictures(task):
         return
-    metavar = " ".join(("FILE|URL|FOLDER|-...", *(name.upper() for name in task.request.positional)))
+    words = (f"[{name.upper()}]" if task.about else name.upper() for name in task.request.positional)
+    metavar = " ".join(("FILE|URL|FOLDER|-...", *words))
     required = task.request.needs_source()
     yield click.Argument(
         ["words"],
@@ -283,9 +286,10 @@ def _common_options(task: Task) -> Iterator[click.Option]:
 
 
 def _asked(task: Task) -> str:
+    asked = Registry().task(task.asks) if task.asks else task
     return (
-        f"The model to ask, as name or name@version; `sensorium engines --task {task.name}` lists them. "
-        f"[default: what the setting `models` names{_else(task)}]"
+        f"The model to ask, as name or name@version; `sensorium engines --task {asked.name}` lists them. "
+        f"[default: what the setting `models` names{_else(asked)}]"
     )
 
 
@@ -310,7 +314,9 @@ def _help(task: Task) -> str:
     if task.request.gathers:
         return f"{summary}\n\nInputs are files, http(s) URLs, folders and `-` for standard input: two pictures or more."
     if task.request.positional:
-        summary = f"{summary}\n\nThe question comes last; without inputs before it, it is asked by itself."
+        last = "may come last" if task.about else "comes last"
+        alone = "counted" if task.about else "asked"
+        summary = f"{summary}\n\nThe question {last}; without inputs before it, it is {alone} by itself."
     return (
         f"{summary}\n\nInputs are files, http(s) URLs, folders (searched for pictures, also inside folders) and `-` for "
         "standard input. One that fails does not stop the others; the exit code is then 2 if an input is to blame, else 1."
@@ -321,18 +327,15 @@ def _examples(typed: str, task: Task) -> str:
     if not _takes_pictures(task):
         return f"\b\nExample:\n  sensorium {typed} --json"
     if task.request.gathers:
-        return f"\b\nExamples:\n  sensorium {typed} a.jpg b.jpg\n  sensorium {typed} photos/ --json > answer.json"
-    if task.request.positional and not task.about:
-        fields = task.request.model_fields
-        asked = " ".join(f'"{(fields[name].examples or [name])[0]}"' for name in task.request.positional)
-        return (
-            f"\b\nExamples:\n  sensorium {typed} photo.jpg {asked}\n"
-            f"  sensorium {typed} photos/ {asked} --json > answers.jsonl\n  sensorium {typed} {asked}"
-        )
-    model = f" --model {task.request.model_fields['model'].examples[0]}" if task.about else ""  # type: ignore[index]
-    asked = f' --prompt "{task.request.model_fields["prompt"].examples[0]}"' if task.about else ""  # type: ignore[index]
+        question = (task.request.model_fields["question"].examples or ["..."])[0]
+        asked = f'sensorium {typed} a.jpg b.jpg --question "{question}"'
+        return f"\b\nExamples:\n  sensorium {typed} a.jpg b.jpg\n  {asked}\n  sensorium {typed} photos/ --json > answer.json"
+    fields = task.request.model_fields
+    asked = "".join(f' "{(fields[name].examples or [name])[0]}"' for name in task.request.positional)
+    model = f" --model {(fields['model'].examples or ['NAME'])[0]}" if task.about else ""
+    alone = f"\n  sensorium {typed}{asked}{model}" if asked else ""
     drawn = f"\n  sensorium {typed} photo.jpg --draw marked.jpg" if issubclass(task.answer, ImageResult) else ""
     return (
-        f"\b\nExamples:\n  sensorium {typed} photo.jpg{model}{asked}\n"
-        f"  sensorium {typed} photos/{model} --json > answers.jsonl{drawn}"
+        f"\b\nExamples:\n  sensorium {typed} photo.jpg{asked}{model}\n"
+        f"  sensorium {typed} photos/{asked}{model} --json > answers.jsonl{alone}{drawn}"
     )

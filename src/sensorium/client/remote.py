@@ -8,7 +8,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ LARGEST_ANSWER = 64 * 2**20
 LONGEST_TIMEOUT = 3600.0
 """Seconds; servers take no larger `timeout`."""
 EVENTS = "text/event-stream"
+FAREWELL_SECONDS = 2.0
+"""How long a server may take to hear that a stream was left."""
 FIRST_PAUSE = 0.05
 """Seconds before a broken connection is tried again; then twice as long each time."""
 
@@ -47,6 +49,8 @@ class Remote:
         self.server = server
         self._trusted = server.trusted()
         self._session: aiohttp.ClientSession | None = None
+        self._farewells: set[asyncio.Task[None]] = set()
+        """On their way to the server: streams that were left."""
         self._closed = False
 
     async def __aenter__(self) -> Remote:
@@ -74,7 +78,7 @@ class Remote:
         return await within(seconds, self._persistently(question))
 
     def stream(self, request: Request, **how: Any) -> Stream:
-        """The answer's parts as they come, and then the whole of it. Leaving closes the connection, and so ends the work."""
+        """The answer's parts as they come, and then the whole of it. Leaving has the server end the work."""
         return Stream(partial(self.run, request, **how))
 
     def each(self, requests: Iterable[Request], **how: Any) -> AsyncGenerator[Outcome, None]:
@@ -83,6 +87,8 @@ class Remote:
 
     async def aclose(self) -> None:
         """Close all connections. What is still under way ends with an error."""
+        if self._farewells:
+            await asyncio.wait(self._farewells)
         self._closed = True
         if self._session is not None:
             await self._session.close()
@@ -137,12 +143,31 @@ class Remote:
     async def _told(self, question: _Question, answer: aiohttp.ClientResponse) -> Any:
         """The whole of a streamed answer; its parts are told to the listener."""
         telling = Telling(question.request.answer, self.server.origin, LARGEST_ANSWER)
-        while not telling.over:
-            for event in telling.feed(await self._read(answer)):
-                await question.tell(event)
+        try:
+            while not telling.over:
+                for event in telling.feed(await self._read(answer)):
+                    await question.tell(event)
+        finally:
+            if telling.stream and not telling.over:
+                self._leave(telling.stream)
         if telling.result is None:
             raise broken(self.server.origin, "it ended without a result")
         return telling.result
+
+    def _leave(self, stream: str) -> None:
+        """Have the server end the work at once, where it would wait for a reader to come back; nobody waits for that."""
+        farewell = asyncio.create_task(self._delete(stream))
+        self._farewells.add(farewell)
+        farewell.add_done_callback(self._farewells.discard)
+
+    async def _delete(self, stream: str) -> None:
+        import aiohttp
+
+        with suppress(aiohttp.ClientError, OSError, ServiceClosed):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                route = self.server.stream(stream)
+                async with self._opened().delete(route, headers=_traced(new_trace()), allow_redirects=False):
+                    pass
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
         """What comes next, a sign of life at least."""

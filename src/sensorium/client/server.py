@@ -52,6 +52,10 @@ class Server(Frozen):
     def route(self, task: str) -> str:
         return f"{self.url}/v1/{task}"
 
+    def stream(self, identity: str) -> str:
+        """Where a streamed answer is."""
+        return f"{self.url}/v1/streams/{identity}"
+
     def trusted(self) -> ssl.SSLContext | bool:
         """What its certificate is checked against. Raises InvalidConfiguration when `ca` holds no certificates."""
         return True if self.ca is None else _trusted(self.ca)

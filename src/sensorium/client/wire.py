@@ -148,6 +148,8 @@ class Telling:
     def __init__(self, answer: type[Result], origin: str, longest: int) -> None:
         self._answer, self._origin, self._events = answer, origin, Events(longest)
         self.result: Result | None = None
+        self.stream = ""
+        """What the server calls it; empty where it has not said."""
         self.over = False
         """Whether the answer's end has come."""
 
@@ -173,14 +175,22 @@ class Telling:
                     return Item(**_named(data, "index", "value"))
                 case b"progress":
                     return Progress(**_named(data, "done", "total", "message"))
-        except (ValueError, KeyError, TypeError) as error:
+                case b"stream":
+                    self.stream = _identity(_named(data, "id")["id"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise broken(self._origin, "it is not in the format of sensorium") from error
         if kind == b"error":
+            self.over = True
             raise error_of(200, {}, data, self._origin)
         if kind == b"result":
             self.result = result_of(self._answer, data, self._origin)
         self.over = self.over or kind == b"end"
         return None
+
+
+def _identity(told: str) -> str:
+    """A stream's id, which becomes part of an address; empty where it could lead elsewhere."""
+    return told if told.isascii() and told.isalnum() else ""
 
 
 def _named(data: bytes, *names: str) -> dict[str, Any]:

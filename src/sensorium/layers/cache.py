@@ -26,7 +26,8 @@ class Cache:
     ) -> None:
         self._inner, self._store, self._model, self._seconds = inner, store, model, seconds
         self._telemetry = telemetry
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[tuple[str, float | None], Flight] = {}
+        """By what is asked, and what it may cost: what is too dear for one may not be for another."""
 
     def run(self, request: Request, call: Call) -> Coroutine[Any, Any, Result]:
         # Not a coroutine itself: one more on the way would be woken, too, whenever the model's is.
@@ -62,9 +63,10 @@ class Cache:
             self._telemetry.cache_errors[request.task].add()
 
     async def _share(self, key: str, request: Request, call: Call) -> Result:
-        flight = self._flights.get(key)
+        place = key, call.options.max_cost
+        flight = self._flights.get(place)
         if flight is None or flight.left_alone:
-            flight = self._flights[key] = Flight(call)
+            flight = self._flights[place] = Flight(call)
             flight.task = asyncio.create_task(self._work_out(key, request, flight))
         return await flight.join(call)
 
@@ -75,8 +77,9 @@ class Cache:
                 await self._remember(key, request, flight, result)
         finally:
             flight.over()
-            if self._flights.get(key) is flight:
-                del self._flights[key]
+            place = key, flight.call.options.max_cost
+            if self._flights.get(place) is flight:
+                del self._flights[place]
         return result
 
 

@@ -18,6 +18,7 @@ from sensorium.errors import (
     SensoriumError,
     Unavailable,
     Unseeing,
+    final,
 )
 from sensorium.schemas.base import Request, Result, Skipped
 
@@ -116,9 +117,11 @@ def _all_failed(skipped: list[Skipped], failures: list[SensoriumError]) -> Senso
     for kept in KEPT:
         if all(isinstance(error, kept) for error in failures):
             return kept(what, why=why, fix=fix)
-    waits = [error.retry_after_seconds for error in failures if isinstance(error, Overloaded)]
-    if len(waits) < len(failures):
+    full = [error for error in failures if isinstance(error, Overloaded)]
+    if len(full) < len(failures):
         return Unavailable(what, why=why, fix=fix)
-    # When waiting helps with all of them, callers hear so, and for how long.
-    (kind, *others) = {type(error) for error in failures if isinstance(error, Overloaded)}
-    return (Overloaded if others else kind)(what, why=why, fix=fix, retry_after_seconds=min(waits))
+    # When waiting helps with one of them, callers hear so, and for how long.
+    (kind, *others) = {type(error) for error in full}
+    waits = [error.retry_after_seconds for error in full if error.retryable]
+    failed = (Overloaded if others else kind)(what, why=why, fix=fix, retry_after_seconds=min(waits, default=0.0))
+    return failed if waits else final(failed)

@@ -36,7 +36,8 @@ class ModelMetering:
     """Counts what one model does, for whichever call: inside the cache, so that remembered and shared answers count once.
 
     What an answer may take is held in the caller's budget before the model is asked, and then replaced by what it took.
-    An answer that broke off after words were told, or whose caller left, is charged by estimate: providers charge for it.
+    An answer that broke off after words were told, or whose caller left, counts by estimate, also for who has no budget:
+    providers charge for it.
     """
 
     def __init__(
@@ -84,8 +85,8 @@ class ModelMetering:
         try:
             result = await self._inner.run(request, call)
         except (SensoriumError, asyncio.CancelledError) as error:
-            if most is not None and (call.said > said or isinstance(error, asyncio.CancelledError)):
-                self._note(request, call, 0.0, self._broken_off(most, call.said - said))
+            if call.said > said or isinstance(error, asyncio.CancelledError):
+                await self._charge(request, call, most, call.said - said)
             raise
         usage = result.meta.usage
         cost = self._cost(usage)
@@ -100,6 +101,13 @@ class ModelMetering:
         if usage is None or usage.cost is not None or self._tariff is None:
             return None
         return self._tariff.cost(usage)
+
+    async def _charge(self, request: Request, call: Call, most: Usage | None, said: int) -> None:
+        """Note what an answer took that broke off after so many characters."""
+        if most is None and self._tariff is not None:  # nobody wanted to know it before
+            most = await self._tariff.most(request)
+        if most is not None:
+            self._note(request, call, 0.0, self._broken_off(most, said))
 
     def _broken_off(self, most: Usage, said: int) -> Usage:
         told = most.altered(output_tokens=min(most.output_tokens, math.ceil(said / SIGNS_A_TOKEN)), estimated=True)

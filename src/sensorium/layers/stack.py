@@ -90,7 +90,8 @@ def for_model(
         engine = _before_provider(engine, card, providers, telemetry)
     if card.does("ask"):
         engine = Tiled(Structured(engine, native=bool(card.quirks.get("json_schema", not card.remote))))
-    engine = ModelMetering(engine, card, Tariff(card) if card.does("ask") else None, book, telemetry)
+    tariff = Tariff(card) if card.does("ask") and card.takes_tokens else None
+    engine = ModelMetering(engine, card, tariff, book, telemetry)
     if store is not None and card.cached:
         engine = Cache(engine, store, content, seconds, telemetry)
     if card.does("ask") and not card.vision:

@@ -173,9 +173,9 @@ def _with_data(answers: list[Answer], data: Any) -> Answer:
 def _failed(answers: list[Answer], fault: str) -> UnstructuredAnswer:
     times = f"{len(answers)} times" if len(answers) > 1 else "once"
     error = UnstructuredAnswer(
-        f"The answer of {answers[-1].meta.engine or 'the model'} does not keep the schema",
+        f"The answer of {answers[-1].meta.engine or 'the model'} does not have the form that was asked for",
         why=f"asked {times}; of the last answer, {fault}",
-        fix="Loosen the schema, or ask another model",
+        fix="Ask another model, or loosen the schema",
         text=answers[-1].text,
     )
     error.usage = _sum(one.meta.usage for one in answers)

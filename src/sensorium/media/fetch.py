@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from sensorium.errors import FetchFailed, ForbiddenAddress, InvalidRequest
@@ -50,9 +53,23 @@ _ALSO_FORBIDDEN = tuple(
 """Beside what Python calls private, which differs by its version. Source: IANA's special-purpose registries."""
 
 
+@lru_cache(1)
+def _resolvers() -> ThreadPoolExecutor:
+    """Threads for looking up names that strangers wrote.
+
+    The event loop has few of its own, uvloop two: as many names that nobody answers for would keep providers from being found.
+    """
+    return ThreadPoolExecutor(32, thread_name_prefix="sensorium-resolving")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_resolvers.cache_clear)  # which has none of its parent's threads
+
+
 async def system_resolve(host: str, port: int) -> list[str]:
     """What the system's resolver answers; it also reads odd spellings, such as `0x7f.1` or `2130706433`."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_resolvers(), look_up)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
@@ -227,6 +244,7 @@ async def _unpacked(answer: aiohttp.ClientResponse, name: str) -> AsyncIterator[
         piece: bytes = unpacker.decompress(chunk, _CHUNK)
         while piece:
             yield piece
+            await asyncio.sleep(0)  # of a bomb one chunk has a thousand pieces, and others want their turn
             piece = unpacker.decompress(unpacker.unconsumed_tail, _CHUNK)
         if unpacker.eof:
             return  # what follows is nothing of the picture, and may be endless

@@ -376,7 +376,7 @@ def decode_base64(text: str | bytes) -> bytes:
     if len(text) > limit * 4 // 3 + limit // 16 + 1024:  # a line break every 76 characters makes a 38th more
         raise InputTooLarge(
             "The base64 text is too long",
-            why=f"it has {len(text):,} characters, and {limit:,} bytes are allowed (`max_bytes`)",
+            why=f"it stands for about {len(text) * 3 // 4:,} bytes, and {limit:,} are allowed (`max_bytes`)",
             fix="Send a smaller picture",
         )
     try:

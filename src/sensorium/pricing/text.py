@@ -43,7 +43,7 @@ def _tokens(found: re.Match[str]) -> float:
         case "code":
             return length
         case "latin":
-            accents = sum(letter > "z" for letter in piece)
+            accents = 0 if piece.isascii() else sum(letter > "z" for letter in piece)
             return 1 + (length - 1) // _LETTERS_EACH + accents * 0.7
         case "cyrillic":
             return 1 + length * 0.4

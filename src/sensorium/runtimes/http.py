@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from pydantic_core import from_json
 
 from sensorium.engine import Call
-from sensorium.errors import ProviderFailed, SensoriumError, StreamBroken
+from sensorium.errors import ProviderFailed, SensoriumError, StreamBroken, final
 from sensorium.runtimes import refusals
 from sensorium.runtimes.sse import Events
 
@@ -233,7 +233,7 @@ class Client:
         call.remaining()
         error = ProviderFailed(f"{self._called} did not answer", why=f"nothing came within {seconds:.3g} s")
         # To wait as long once more helps nobody: another model might.
-        return refusals.final(error)
+        return final(error)
 
     def _failed(self, kind: type[ProviderFailed], why: str, fix: str = "") -> ProviderFailed:
         what = "'s answer broke" if kind is StreamBroken else " cannot be asked"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from sensorium.errors import (
     ContentFiltered,
@@ -23,9 +23,8 @@ from sensorium.errors import (
     ProviderLimited,
     ProviderRefused,
     SensoriumError,
+    final,
 )
-
-Failure = TypeVar("Failure", bound=SensoriumError)
 
 LONGEST_MESSAGE = 300
 
@@ -101,12 +100,6 @@ def error_of(called: str, told: Told, secret: str | None = None) -> SensoriumErr
         why = f"the provider answered {told.status}"
     error = _kind_of(called, told, why)
     return final(error) if told.try_again is False else error
-
-
-def final(error: Failure) -> Failure:
-    """The same error, of which it is known that trying again does not help, though it does with others of its kind."""
-    vars(error)["retryable"] = False
-    return error
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

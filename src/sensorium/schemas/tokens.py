@@ -54,6 +54,7 @@ class TokensRequest(Request):
 
     task: ClassVar[str] = "tokens"
     answer: ClassVar[type[Result]] = TokenCount
+    positional: ClassVar[tuple[str, ...]] = ("prompt",)
 
     model: str | None = Field(default=None, max_length=200, examples=["gpt-4o"])
     """The model that would be asked, by its name here or by its provider's, with or without `provider/` before it. Absent:

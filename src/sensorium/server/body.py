@@ -195,7 +195,7 @@ async def _pour(receive: Receive, sink: _Sink, most: int, uploads: Uploads) -> N
         total += len(data)
         _UPLOADED.add(len(data))
         if total > most:
-            raise _too_large(most)
+            raise _too_large(most, f"at least {total:,}")
         if data:
             uploads.take(len(data))
             await sink.feed(data)
@@ -206,7 +206,7 @@ async def _pour(receive: Receive, sink: _Sink, most: int, uploads: Uploads) -> N
 def _refuse_declared_length(headers: Mapping[str, str], most: int) -> None:
     declared = _declared_length(headers)
     if declared > most:
-        raise _too_large(most, declared)
+        raise _too_large(most, f"{declared:,}")
 
 
 def _declared_length(headers: Mapping[str, str]) -> int:
@@ -215,9 +215,8 @@ def _declared_length(headers: Mapping[str, str]) -> int:
     return int(length[:20]) if length.isdecimal() else 0
 
 
-def _too_large(most: int, size: int | None = None) -> InputTooLarge:
-    has = "" if size is None else f"it has {size:,} bytes, and "
-    why = f"{has}{most:,} bytes are allowed (`max_upload_bytes`)"
+def _too_large(most: int, size: str) -> InputTooLarge:
+    why = f"it has {size} bytes, and {most:,} are allowed (`max_upload_bytes`)"
     return InputTooLarge("The body is too large", why=why, fix="Send less at once")
 
 
@@ -235,7 +234,7 @@ def _sink(headers: Mapping[str, str], limits: BodyLimits, uploads: Uploads) -> _
     if kind in ("", "application/x-www-form-urlencoded"):
         return _UrlEncoded(min(limits.text_bytes, LONGEST_URL_ENCODED), limits.file_bytes)
     if kind == "application/octet-stream" or kind.startswith("image/"):
-        return _Whole(limits, uploads)
+        return _Whole(limits, uploads, _declared_length(headers))
     raise UnsupportedMedia(
         f"A body of type {kind[:60]!r} is not read",
         fix="Send JSON, multipart/form-data, or the picture itself as image/jpeg, image/png or application/octet-stream",
@@ -309,14 +308,16 @@ class _UrlEncoded(_Text):
 class _Whole:
     """A body that is one file."""
 
-    def __init__(self, limits: BodyLimits, uploads: Uploads) -> None:
+    def __init__(self, limits: BodyLimits, uploads: Uploads, declared: int) -> None:
         self._file = _File("", "", limits.file_bytes, uploads)
+        if declared > limits.file_bytes:
+            raise self._file.refusal(declared)
 
     async def feed(self, data: bytes) -> None:
         self._file.take(data)
         await self._file.settle()
         if self._file.too_large:  # nothing else could come of reading on
-            raise self._file.refusal("at least ")
+            raise self._file.refusal()
 
     async def end(self) -> Body:
         return Body({}, (await self._file.upload(),) if self._file.size else ())
@@ -352,7 +353,7 @@ class _File:
             await self._spooled.write(self._take_chunks())
 
     async def upload(self) -> Upload:
-        return Upload(self.field, self.filename, self.refusal() if self.too_large else await self._source())
+        return Upload(self.field, self.filename, self.refusal(self.size) if self.too_large else await self._source())
 
     @property
     def _is_large(self) -> bool:
@@ -373,8 +374,10 @@ class _File:
     def _name(self) -> str:
         return self.filename or "the upload"
 
-    def refusal(self, about: str = "") -> InputTooLarge:
-        why = f"it has {about}{self.size:,} bytes, and {self._most:,} are allowed (`max_bytes`)"
+    def refusal(self, size: int | None = None) -> InputTooLarge:
+        """Of a file of so many bytes; None: of at least those that came."""
+        has = f"at least {self.size:,}" if size is None else f"{size:,}"
+        why = f"it has {has} bytes, and {self._most:,} are allowed (`max_bytes`)"
         return InputTooLarge(f"{self._name[:60]} is too large", why=why, fix="Send a smaller file")
 
 
@@ -431,7 +434,7 @@ class _Form:
     def _count_text(self, count: int) -> None:
         self._text_bytes += count
         if self._text_bytes > self._limits.text_bytes:
-            why = f"{self._limits.text_bytes:,} bytes are allowed"
+            why = f"it has at least {self._text_bytes:,} bytes, and {self._limits.text_bytes:,} are allowed"
             raise InputTooLarge("The text of the form is too long", why=why, fix="Send files as file parts")
 
 

@@ -131,6 +131,34 @@ class House:
         if self.recordings:
             self.recordings.cut()
 
+    async def reply(
+        self, visit: Visit, work: Awaitable[Reply | None], refuse: Callable[[SensoriumError, str], Reply]
+    ) -> Reply | None:
+        """What a visit is answered with, whatever happens; None when the client left, or was told all as a stream."""
+        me: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment] # a coroutine runs in a task
+        self.at_work.add(me)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if visit.talk is not None and visit.talk.stalled:
+                me.uncancel()
+                log.warning("A client was let go: it left its stream unread for `unread_seconds`")
+                return None  # without an end: the connection is closed
+            if not self.cut_off:
+                raise
+            me.uncancel()
+            failed: SensoriumError = ServiceClosed("The server stops", fix="Send it again")
+        except SensoriumError as error:
+            failed = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer of our kind
+            failed = unexpected(error)
+        finally:
+            self.at_work.discard(me)
+        if visit.talk is None or not visit.talk.started:
+            return refuse(failed, visit.scope[TRACE])
+        await visit.talk.fail(failed)
+        return None
+
     def talk(self, encoder: Encoder, send: Send) -> Talk:
         """With a client that is told an answer as it comes."""
         return Talk(encoder, send, interval=self.settings.heartbeat_seconds, patience=self.settings.unread_seconds)
@@ -157,35 +185,17 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = Arrival(receive)
         visit = Visit(scope, arrival, send)
-        reply = await self._reply(visit)
+        reply = await self._house.reply(visit, self._visited(visit), self._facade.refuse)
         if reply is not None:
             await answer(reply, scope, arrival, visit.send)
 
-    async def _reply(self, visit: Visit) -> Reply | None:
+    async def _visited(self, visit: Visit) -> Reply | None:
         """None when the client left, or was told all as a stream."""
-        me: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment] # a coroutine runs in a task
-        self._house.at_work.add(me)
-        try:
-            head = head_of(visit.scope)
-            visit.scope[CALLER] = caller = await self._house.caller(self._facade.credential(head))
-            if caller.requests_per_minute is not None and self._facade.allowance is not None:
-                visit.send = self._telling(visit.send, caller, self._facade.allowance)
-            return await self._served(visit, head, caller)
-        except asyncio.CancelledError:
-            if visit.talk is not None and visit.talk.stalled:
-                me.uncancel()
-                log.warning("A client was let go: it left its stream unread for `unread_seconds`")
-                return None  # without an end: the connection is closed
-            if not self._house.cut_off:
-                raise
-            me.uncancel()
-            return await self._failed(visit, ServiceClosed("The server stops", fix="Send it again"))
-        except SensoriumError as error:
-            return await self._failed(visit, error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer of our kind
-            return await self._failed(visit, unexpected(error))
-        finally:
-            self._house.at_work.discard(me)
+        head = head_of(visit.scope)
+        visit.scope[CALLER] = caller = await self._house.caller(self._facade.credential(head))
+        if caller.requests_per_minute is not None and self._facade.allowance is not None:
+            visit.send = self._telling(visit.send, caller, self._facade.allowance)
+        return await self._served(visit, head, caller)
 
     def _telling(self, send: Send, caller: Caller, allowance: Callable[..., tuple[tuple[bytes, bytes], ...]]) -> Send:
         """Sends the same, and in the answer's head how the caller stands by then."""
@@ -198,12 +208,6 @@ class Door:
             await send(message)
 
         return tell
-
-    async def _failed(self, visit: Visit, error: SensoriumError) -> Reply | None:
-        if visit.talk is None or not visit.talk.started:
-            return self._facade.refuse(error, visit.scope[TRACE])
-        await visit.talk.fail(error)
-        return None
 
     async def _served(self, visit: Visit, head: Message, caller: Caller) -> Reply | None:
         service, spool = self._house.inside
@@ -242,7 +246,7 @@ class Door:
                 return [await self._told(plan, service, trace, caller, listener)]
             except SensoriumError as error:
                 return (error,)
-            except Exception as error:  # noqa: BLE001 - as in `_reply`
+            except Exception as error:  # noqa: BLE001 - as in `House.reply`
                 return (unexpected(error),)
 
         return self._house.recordings.begin(caller.name, partial(self._facade.recorder, plan.context), work, at_end)

@@ -7,13 +7,12 @@ from http import HTTPStatus
 from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from sensorium.server.crowd import Crowd
 from sensorium.server.door import CLIENT, Client
 from sensorium.telemetry import TELEMETRY
-
-MOST_CONNECTIONS = 4096
-"""Connections at once, slow senders included; how many requests are worked on, `running` and `waiting` say."""
 
 HEAD_SECONDS = 15.0
 """How long a head may take, from the connection or from its first byte."""
@@ -35,8 +34,9 @@ NO_REQUEST = "(no request)"
 class Connection(HttpToolsProtocol):
     """One connection. Who opens one and says nothing, or never comes to an end of a head, is let go."""
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(self, crowd: Crowd, **more: Any) -> None:
+        super().__init__(**more)
+        self._crowd = crowd
         self._loose_bytes = 0
         """That came since the last piece of a body, or of this head."""
         self._in_head, self._told = True, False
@@ -50,10 +50,29 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
-        else:
+        if self._crowd.enter(self):
             self._expect_head()
+        else:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
+
+    @property
+    def address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    @property
+    def idle(self) -> bool:
+        return self._is_answered() and not self.transport.get_write_buffer_size()
+
+    @property
+    def stuck(self) -> bool:
+        return self._is_answered() or (self._answering is not None and self._answering.more_body)
+
+    def let_go(self) -> None:
+        self._deaf = True
+        self.transport.abort()
+
+    def _is_answered(self) -> bool:
+        return self._answering is None or (self._answering.response_complete and not self.pipeline)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -134,8 +153,13 @@ class Connection(HttpToolsProtocol):
             return  # its body is yet to be read
         super().on_message_complete()
         self.cycle.more_body = False  # also when it was answered before
-        if not self.pipeline:
+        if self._has_room():
             self.flow.resume_reading()  # who does not read, does not learn that the other side leaves
+
+    def _has_room(self) -> bool:
+        """Whether more may come, though requests wait."""
+        waiting = sum(len(cycle.body) for cycle, _ in self.pipeline)
+        return len(self.pipeline) < MOST_PIPELINED // 2 and waiting < HIGH_WATER_LIMIT
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
@@ -161,6 +185,7 @@ class Connection(HttpToolsProtocol):
             self._answering.message_event.set()
         super().connection_lost(exc)
         self._client.left()
+        self._crowd.leave(self)
 
     def _close_unless_whole(self, cycle: RequestResponseCycle) -> None:
         if cycle.more_body:

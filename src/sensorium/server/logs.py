@@ -25,6 +25,14 @@ class Text(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
+        self._second = 0, ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        """Written out once a second."""
+        second = int(record.created)
+        if second != self._second[0]:
+            self._second = second, super().formatTime(record, datefmt)
+        return self._second[1]
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         record.message = record.message[:LONGEST].translate(_CONTROLS)
@@ -90,6 +98,9 @@ class Gathered(logging.StreamHandler[Any]):
 
 def log_to_stderr(form: str = "text", level: str = "info") -> None:
     """From now on; `form` and `level` as the settings `log_format` and `log_level`."""
+    # Logging's own advice: our lines name neither code nor thread, and finding them out is a third of a line's work.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger("sensorium")
     if not root.handlers:
         root.addHandler(Gathered())

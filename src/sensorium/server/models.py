@@ -31,7 +31,7 @@ async def listed(service: Sensorium) -> Reply:
     """Every model with its version, tasks, licence and state."""
     states = await asyncio.to_thread(service.models.states)
     askable = [state.card for state in states if state.card and state.current and state.card.does(ASK)]
-    told = {"object": "list", "data": [_openai(card.name, card) for card in askable]}
+    told = {"object": "list", "data": [_openai(service, card.name, card) for card in askable]}
     return Reply(200, to_json({**told, "models": [_told(state) for state in states]}))
 
 
@@ -41,7 +41,7 @@ async def one(service: Sensorium, name: str, trace: str) -> Reply:
         card = await asyncio.to_thread(service.registry.card, name, ASK)
     except SensoriumError as error:
         return openai.refuse(error, trace)
-    return Reply(200, to_json(_openai(name, card)))
+    return Reply(200, to_json(_openai(service, name, card)))
 
 
 async def reloaded(service: Sensorium, name: str, trace: str) -> Reply:
@@ -92,9 +92,9 @@ def pages() -> dict[str, Any]:
     }
 
 
-def _openai(name: str, card: Card) -> dict[str, Any]:
+def _openai(service: Sensorium, name: str, card: Card) -> dict[str, Any]:
     """When it was made, nobody knows; 0 is a number, as clients expect."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": card.kind}
+    return {"id": name, "object": "model", "created": 0, "owned_by": service.registry.catalogue.owner(card)}
 
 
 def _told(state: State) -> dict[str, Any]:
@@ -132,7 +132,10 @@ _ONE = {
         "id": _TEXT,
         "object": {"const": "model"},
         "created": {"type": "integer"},
-        "owned_by": {**_TEXT, "description": "The kind of engine that runs it"},
+        "owned_by": {
+            **_TEXT,
+            "description": "Its provider, such as `openai`, or `sensorium` for a model of this server",
+        },
     },
 }
 

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -25,6 +26,7 @@ from pydantic_core import from_json
 from sensorium.config import Settings, exactly
 from sensorium.errors import SensoriumError, ServiceClosed
 from sensorium.server.app import create_app, running
+from sensorium.server.crowd import Crowd, make_room
 from sensorium.server.door import House
 from sensorium.server.http import Connection
 from sensorium.server.logs import log_to_stderr
@@ -87,7 +89,7 @@ def _configured(app: Any, settings: Settings) -> uvicorn.Config:
     """The limits, the log and the lifespan are ours; the rest is left as uvicorn has it."""
     return uvicorn.Config(
         app,
-        http=Connection,
+        http=partial(Connection, Crowd(make_room())),  # type: ignore[arg-type] # called as the class is
         ws="none",
         interface="asgi3",
         lifespan="off",

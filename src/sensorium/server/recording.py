@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 
 from sensorium.engine import Listener
-from sensorium.errors import ReaderStalled, SensoriumError, ServiceClosed
+from sensorium.errors import ReaderStalled, SensoriumError, ServiceClosed, StreamGone
 from sensorium.schemas.base import Result
 from sensorium.schemas.events import Event
 from sensorium.server.events import Talk
@@ -35,8 +35,9 @@ class Recording:
         self._begun = False
         self._watch: asyncio.Task[None] | None = None
         self._seen = 0.0
-        self._abandoned = False
-        stream.left = self._left
+        self._given_up: SensoriumError | None = None
+        """Why, where it was."""
+        stream.left, stream.stop = self._left, self._stop
 
     def work(self, work: Work) -> asyncio.Task[Sequence[Outcome]]:
         """Begin. The task returns the one outcome, also when it is cancelled."""
@@ -70,7 +71,7 @@ class Recording:
         try:
             outcomes = await work(self._hear)
         except asyncio.CancelledError:
-            outcomes = (self._why(),)
+            outcomes = (self._given_up or ServiceClosed("The server stops", fix="Send it again"),)
         (outcome,) = outcomes
         if not isinstance(outcome, SensoriumError):
             self._begin()
@@ -115,7 +116,7 @@ class Recording:
             return
         self._seen = asyncio.get_running_loop().time()
         if not self._begun or not self._grace:  # nobody else can know of it, or is waited for
-            self._give_up()
+            self._give_up(self._unread())
         elif self._watch is None:
             self._watch = asyncio.create_task(self._wait_for_readers())
 
@@ -130,16 +131,18 @@ class Recording:
                 self._seen = loop.time()
                 self._stream.came_to(position)
         else:
-            self._give_up()
+            self._give_up(self._unread())
         self._watch = None
 
-    def _give_up(self) -> None:
-        self._abandoned = True
+    def _stop(self) -> None:
+        """Its owner wants none of it any more."""
+        self._give_up(StreamGone("The stream was deleted", why="its owner wanted no more of it", fix="Ask again"))
+
+    def _give_up(self, why: SensoriumError) -> None:
+        self._given_up = why
         self._work.cancel()
 
-    def _why(self) -> SensoriumError:
-        if not self._abandoned:
-            return ServiceClosed("The server stops", fix="Send it again")
+    def _unread(self) -> SensoriumError:
         why = f"for {self._grace:g} s (`resume_grace_seconds`)"
         return ReaderStalled("Nobody read the stream, so the work was given up", why=why, fix="Ask again")
 

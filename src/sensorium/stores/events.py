@@ -77,6 +77,9 @@ class EventLog(Protocol):
         InvalidRequest when so many events were never told, and Overloaded when too many read it.
         """
 
+    async def drop(self, identity: str, owner: str) -> None:
+        """End a stream, with the work that tells it, and keep nothing of it. Raises UnknownStream as `reader` does."""
+
     async def read_elsewhere(self, identity: str) -> int | None:
         """How far readers in other processes have come with a stream of this one; None: nobody is there."""
 
@@ -91,6 +94,7 @@ class Stream:
         "_events",
         "_roomy",
         "_shelf",
+        "dropped",
         "ended",
         "first",
         "id",
@@ -100,6 +104,7 @@ class Stream:
         "read",
         "readers",
         "size",
+        "stop",
     )
 
     def __init__(self, identity: str, owner: str, shelf: MemoryLog) -> None:
@@ -116,6 +121,10 @@ class Stream:
         self.readers: set[_Here] = set()
         self.left: Callable[[], None] = _nothing
         """Called when the last reader in this process has left."""
+        self.stop: Callable[[], None] = _nothing
+        """Called to have the work ended that tells it."""
+        self.dropped = False
+        """Whether its owner wants none of it any more."""
 
     def add(self, event: bytes) -> None:
         """Whoever adds waits for `room` where `full` says so; else what its readers have not seen grows without bound."""
@@ -140,7 +149,7 @@ class Stream:
         self._over()
 
     def _over(self) -> None:
-        self.left = _nothing  # whoever listens holds this, and garbage is seldom looked for
+        self.left = self.stop = _nothing  # whoever listens holds this, and garbage is seldom looked for
         for reader in self.readers:
             reader.wake()
 
@@ -289,6 +298,21 @@ class MemoryLog:
             raise expired()
         raise unknown()
 
+    async def drop(self, identity: str, owner: str) -> None:
+        stream = self.find(identity)
+        if stream is not None and stream.owner == owner:
+            self.let_go(stream)
+        elif self._gone.get(identity) != owner:
+            raise unknown()
+
+    def let_go(self, stream: Stream) -> None:
+        """Keep nothing of it: now, or once its work has ended."""
+        if stream.ended:
+            self._lose(stream.id)
+        elif not stream.dropped:
+            stream.stop()
+        stream.dropped = True
+
     async def read_elsewhere(self, identity: str) -> int | None:  # noqa: ARG002 - no other process sees it
         return None
 
@@ -316,6 +340,8 @@ class MemoryLog:
         if self._live.pop(stream.id, None) is None:
             return
         self._ended[stream.id] = self._clock() + self._kept_seconds, stream
+        if stream.dropped:
+            self._lose(stream.id)
         self._forget_for_room()
         self._changed(stream)
         if self._timer is None:
@@ -337,14 +363,15 @@ class MemoryLog:
     def _forget_old(self) -> None:
         now = self._clock()
         while self._ended and next(iter(self._ended.values()))[0] <= now:
-            self._lose_oldest()
+            self._lose(next(iter(self._ended)))
 
     def _forget_for_room(self) -> None:
         while self._ended and self.size > self._max_bytes:
-            self._lose_oldest()
+            self._lose(next(iter(self._ended)))
 
-    def _lose_oldest(self) -> None:
-        identity, (_, stream) = next(iter(self._ended.items()))
+    def _lose(self, identity: str) -> None:
+        """An ended stream; that it was there is remembered."""
+        _, stream = self._ended[identity]
         self.forget(identity)
         self._gone[identity] = stream.owner
         if len(self._gone) > MOST_GONE:
@@ -367,7 +394,8 @@ def unknown() -> UnknownStream:
 
 
 def expired() -> StreamGone:
-    return StreamGone("The stream is gone", why="it ended long ago, or its room was needed", fix=ASK_AGAIN)
+    why = "it ended long ago or was deleted, or its room was needed"
+    return StreamGone("The stream is gone", why=why, fix=ASK_AGAIN)
 
 
 def trimmed() -> StreamGone:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from sensorium.errors import InvalidConfiguration, StreamGone, Unavailable
 from sensorium.stores.events import (
@@ -37,6 +37,9 @@ from sensorium.stores.events import (
 )
 from sensorium.stores.sqlite import Database
 from sensorium.telemetry import TELEMETRY
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FILE = "events.sqlite"
 
@@ -78,6 +81,7 @@ CREATE TABLE IF NOT EXISTS pieces (
     PRIMARY KEY (stream, last)
 );
 CREATE TABLE IF NOT EXISTS writers (id TEXT PRIMARY KEY, seen REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dropped (stream TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS readers (
     stream TEXT NOT NULL, id TEXT NOT NULL, position INTEGER NOT NULL, seen REAL NOT NULL, PRIMARY KEY (stream, id)
 ) WITHOUT ROWID;
@@ -100,6 +104,7 @@ class Piece(NamedTuple):
     """The oldest event that is still kept."""
     size: int
     ended: bool
+    dropped: bool
 
 
 class Found(NamedTuple):
@@ -151,6 +156,26 @@ class SqliteLog:
     async def reader(self, identity: str, owner: str, after: int) -> Reader:
         if self._here.find(identity) is not None:
             return await self._here.reader(identity, owner, after)
+        found = await self._found(identity, owner, after)
+        if after > found.last:
+            raise never_told(found.last)
+        _refuse_gap(found, after)
+        if self._readers[identity] >= MOST_READERS:
+            raise too_many()
+        self._readers[identity] += 1
+        return _There(self, identity, after, found.over and after == found.last and not found.lost)
+
+    async def drop(self, identity: str, owner: str) -> None:
+        if (stream := self._here.find(identity)) is not None:
+            await self._here.drop(identity, owner)
+            if not stream.ended:  # what becomes of it will be written
+                return
+        else:
+            await self._found(identity, owner, 0)
+        await self._kept_by(_drop, identity, self._clock())
+
+    async def _found(self, identity: str, owner: str, after: int) -> Found:
+        """What the file has for its owner, who may know of events that are yet to be written. Raises UnknownStream."""
         end = time.monotonic() + LAG_SECONDS
         while True:
             found = await self.look(identity, after)
@@ -160,13 +185,7 @@ class SqliteLog:
             await asyncio.sleep(LOOK_SECONDS)
         if found is None or found.owner != owner:
             raise unknown()
-        if after > found.last:
-            raise never_told(found.last)
-        _refuse_gap(found, after)
-        if self._readers[identity] >= MOST_READERS:
-            raise too_many()
-        self._readers[identity] += 1
-        return _There(self, identity, after, found.over and after == found.last and not found.lost)
+        return found
 
     async def read_elsewhere(self, identity: str) -> int | None:
         try:
@@ -189,8 +208,14 @@ class SqliteLog:
 
     async def look(self, identity: str, after: int) -> Found | None:
         """What the file has of a stream after an event; None: there is no such stream. Raises Unavailable."""
+        return await self._kept_by(_find, identity, after, self._clock() - LOST_SECONDS)
+
+    async def _kept_by(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **more: P.kwargs
+    ) -> T:
+        """What the work returns, given the file. Raises Unavailable."""
         try:
-            return await self._database.do(_find, identity, after, self._clock() - LOST_SECONDS)
+            return await self._database.do(work, *args, **more)
         except (sqlite3.Error, InvalidConfiguration) as error:
             log.error("Events cannot be read from %s: %s", self._database.path, error)  # noqa: TRY400 - a sentence
             raise Unavailable("The stream cannot be read", fix="Tell the operator of this server") from error
@@ -227,13 +252,15 @@ class SqliteLog:
         signs, self._signs = self._signs, {}
         pieces = [self._piece(stream) for stream in changed.values()]
         try:
-            await self._database.do(self._commit, pieces, signs)
+            unwanted = await self._database.do(self._commit, pieces, signs)
         except (sqlite3.Error, InvalidConfiguration, OSError) as error:
             self._changed = {**changed, **self._changed}
             self._fail(error)
         else:
             self._failing = False
             self._take_as_written(pieces)
+            for stream in filter(None, map(self._here.find, unwanted)):
+                self._here.let_go(stream)
         finally:
             self._writing = None
             if self._changed or self._signs:
@@ -246,9 +273,8 @@ class SqliteLog:
         ends = array("I", accumulate(map(len, events))).tobytes()
         first = stream.last - len(events) + 1
         size = stream.size
-        return Piece(
-            stream.id, stream.owner, first, stream.last, ends, b"".join(events), stream.first, size, stream.ended
-        )
+        data, ended, dropped = b"".join(events), stream.ended, stream.dropped
+        return Piece(stream.id, stream.owner, first, stream.last, ends, data, stream.first, size, ended, dropped)
 
     def _take_as_written(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
@@ -264,7 +290,10 @@ class SqliteLog:
             log.error("Events cannot be written to %s: %s", self._database.path, error)
         self._failing = True
 
-    def _commit(self, connection: sqlite3.Connection, pieces: list[Piece], signs: dict[tuple[str, str], int]) -> None:
+    def _commit(
+        self, connection: sqlite3.Connection, pieces: list[Piece], signs: dict[tuple[str, str], int]
+    ) -> list[str]:
+        """Which of the streams that are told here were dropped elsewhere."""
         now = self._clock()
         with connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -285,9 +314,14 @@ class SqliteLog:
                 "INSERT OR REPLACE INTO readers VALUES (?, ?, ?, ?)",
                 [(stream, reader, position, now) for (stream, reader), position in signs.items()],
             )
+            _empty(connection, [one.stream for one in pieces if one.ended and one.dropped])
             if abs(now - self._swept) >= SWEEP_SECONDS:
                 self._swept = now
                 _sweep(connection, now, self._kept_seconds)
+            return [stream for (stream,) in connection.execute(_UNWANTED, (self._name,))]
+
+
+_UNWANTED = "SELECT id FROM dropped JOIN streams ON id = stream WHERE writer = ? AND ended IS NULL"
 
 
 _UPSERT = """
@@ -376,6 +410,14 @@ def _events(connection: sqlite3.Connection, identity: str, after: int) -> tuple[
     return first, b"".join(told), at
 
 
+def _drop(connection: sqlite3.Connection, identity: str, now: float) -> None:
+    """Empty an ended stream; of another, have its writer know."""
+    with connection:
+        connection.execute("INSERT OR IGNORE INTO dropped VALUES (?, ?)", (identity, now))
+        ended = "SELECT id FROM streams WHERE id = ? AND ended IS NOT NULL"
+        _empty(connection, [one for (one,) in connection.execute(ended, (identity,)).fetchall()])
+
+
 def _position(connection: sqlite3.Connection, identity: str, since: float) -> int | None:
     wanted = "SELECT max(position) FROM readers WHERE stream = ? AND seen > ?"
     position: int | None = connection.execute(wanted, (identity, since)).fetchone()[0]
@@ -389,6 +431,7 @@ def _sweep(connection: sqlite3.Connection, now: float, kept_seconds: float) -> N
     _empty(connection, [identity for (identity,) in connection.execute(old, (now - kept_seconds,))])
     _empty(connection, _too_many(connection))
     connection.execute("DELETE FROM streams WHERE ended <= ?", (now - kept_seconds - REMEMBERED_SECONDS,))
+    connection.execute("DELETE FROM dropped WHERE at <= ?", (now - REMEMBERED_SECONDS,))
     connection.execute("DELETE FROM writers WHERE seen <= ?", (now - REMEMBERED_SECONDS,))
     connection.execute("DELETE FROM readers WHERE seen <= ?", (now - HERE_SECONDS,))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
 
 from sensorium.engine import Budget
-from sensorium.errors import BudgetSpent, InvalidConfiguration, Unavailable
+from sensorium.errors import BudgetSpent, InvalidConfiguration, Unavailable, final
 from sensorium.schemas.base import Usage
 from sensorium.stores.sqlite import Database
 from sensorium.telemetry import TELEMETRY, Telemetry
@@ -348,15 +348,37 @@ def _is_over(wanted: float, spent: float, allowed: float | None) -> bool:
 
 
 def _spent(hold: Hold, spent: Spent, now: float) -> BudgetSpent:
-    money = _is_over(hold.cost, spent.cost, hold.budget.usd)
-    allowed = f"{hold.budget.usd:g} US dollars" if money else f"{hold.budget.tokens:,} tokens"
+    budget = hold.budget
+    if _is_over(hold.cost, 0, budget.usd) or _is_over(hold.tokens, 0, budget.tokens):
+        return _never(hold)
+    money = _is_over(hold.cost, spent.cost, budget.usd)
+    allowed, wanted = _allowed(budget, money), _wanted(hold, money)
     used = f"{spent.cost:.4g}" if money else f"{spent.tokens:,}"
-    wanted = f"{hold.cost:.4g}" if money else f"{hold.tokens:,}"
-    ends = window(hold.budget, now)[1]
+    ends = window(budget, now)[1]
     until = f"{datetime.fromtimestamp(ends, UTC):%Y-%m-%d} 00:00 UTC"
     return BudgetSpent(
         f"The budget of {hold.key} has no room for this",
-        why=f"{allowed} a {hold.budget.per} are allowed, {used} are used or in use, and this may take {wanted}",
+        why=f"{allowed} a {budget.per} are allowed, {used} are used or in use, and this may take {wanted}",
         fix=f"Wait until {until}, ask for less with `max_tokens`, or ask the operator for a larger budget",
         retry_after_seconds=round(ends - now, 1),
     )
+
+
+def _never(hold: Hold) -> BudgetSpent:
+    """For what is more than the whole budget: waiting does not help."""
+    money = _is_over(hold.cost, 0, hold.budget.usd)
+    return final(
+        BudgetSpent(
+            f"This is too large for the budget of {hold.key}",
+            why=f"it may take {_wanted(hold, money)}, and only {_allowed(hold.budget, money)} a {hold.budget.per} are allowed",
+            fix="Ask for less with `max_tokens`, or ask the operator for a larger budget; waiting does not help",
+        )
+    )
+
+
+def _allowed(budget: Budget, money: bool) -> str:
+    return f"{budget.usd:g} US dollars" if money else f"{budget.tokens:,} tokens"
+
+
+def _wanted(hold: Hold, money: bool) -> str:
+    return f"{hold.cost:.4g}" if money else f"{hold.tokens:,}"

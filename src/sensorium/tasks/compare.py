@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sensorium.engine import Call
+from sensorium.errors import UnstructuredAnswer
 from sensorium.schemas.ask import Answer, AskRequest
 from sensorium.schemas.compare import CompareRequest, Comparison
 
@@ -39,5 +40,16 @@ async def run(request: CompareRequest, call: Call) -> Comparison:
         max_tokens=request.max_tokens,
         json_schema=SCHEMA,
     )
-    answer: Answer = await call.run(asked)
+    try:
+        answer: Answer = await call.run(asked)
+    except UnstructuredAnswer as error:
+        raise _without_schema(error) from error
     return Comparison(**answer.data, answered_by=answer.answered_by, meta=answer.meta)
+
+
+def _without_schema(error: UnstructuredAnswer) -> UnstructuredAnswer:
+    """The same for who gave no schema that could be loosened."""
+    fix = "Ask again, or name another model by `model`"
+    told = UnstructuredAnswer(error.what, why=error.why, fix=fix, text=error.text)
+    told.usage = error.usage
+    return told

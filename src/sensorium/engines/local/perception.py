@@ -28,6 +28,7 @@ CARDS = (
         tasks=("ask",),
         licence="Apache-2.0",
         origin="sensorium: what `analyze` sees, in sentences",
+        takes_tokens=False,
         cached=False,  # what it asks is remembered, and may come of a model that has changed since
     ),
 )

@@ -323,9 +323,9 @@ def _flag(fields: Mapping[str, Any], name: str) -> bool:
 
 
 def _model(answer: Answer, context: Context) -> str:
-    """Who answered, as far as it is known."""
+    """The model that was asked for, by the caller's name for it, as chunks tell it; of another that answered, its own."""
     asked_for = "" if answer.meta.skipped else context.model
-    return answer.answered_by or asked_for or answer.meta.engine
+    return asked_for or answer.answered_by or answer.meta.engine
 
 
 def _content(answer: Answer) -> str:
@@ -344,7 +344,7 @@ def _is_retried(status: int) -> bool:
 
 def _headers(error: SensoriumError) -> Iterator[tuple[bytes, bytes]]:
     yield from headers_of([error])
-    if isinstance(error, errors.Overloaded):
+    if isinstance(error, errors.Overloaded) and error.retryable:
         yield b"retry-after-ms", str(round(error.retry_after_seconds * 1000)).encode()
     if _is_retried(_status(error)) and type(error) not in WORTH_RETRYING:
         yield b"x-should-retry", b"false"

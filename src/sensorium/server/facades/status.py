@@ -74,7 +74,9 @@ def described(error: SensoriumError, trace: str) -> dict[str, Any]:
 def headers_of(failures: Collection[SensoriumError]) -> tuple[tuple[bytes, bytes], ...]:
     """`Retry-After`, in whole seconds, when waiting can help; `WWW-Authenticate` when another key can."""
     waits = [
-        error.retry_after_seconds for error in failures if isinstance(error, (errors.Overloaded, errors.CircuitOpen))
+        error.retry_after_seconds
+        for error in failures
+        if isinstance(error, (errors.Overloaded, errors.CircuitOpen)) and error.retryable
     ]
     after = ((b"retry-after", str(max(1, math.ceil(max(waits)))).encode()),) if waits else ()
     return after + tuple(
