@@ -28,13 +28,12 @@ from sensorium.jobs.desk import Desk, Wanted
 from sensorium.jobs.place import open_jobs
 from sensorium.registry import Registry, Task
 from sensorium.schemas.base import Frozen, checked
-from sensorium.server.door import CALLER, Door, House, Visit, head_of, unless_gone
+from sensorium.server.door import CALLER, Door, House, Visit, head_of
 from sensorium.server.events import Talk
 from sensorium.server.facades import native
 from sensorium.server.facades.base import Facade, Message, Plan, Reply, key_of
 from sensorium.server.facades.native_page import EXAMPLE_URL
-from sensorium.server.recording import tell
-from sensorium.server.resume import IDENTITY, LAST, NOTHING_LEFT, PLACE, Resuming
+from sensorium.server.resume import IDENTITY, LAST, PLACE, Resuming
 from sensorium.server.run_folder import VARIABLE
 from sensorium.service import Sensorium
 from sensorium.stores.jobs import Job, JobState, JobStore, Outcome, unknown
@@ -225,7 +224,7 @@ class Watching(Resuming):
         super().__init__(house)
         self._jobs = jobs
 
-    async def _told(self, visit: Visit, talk: Talk) -> Reply | None:
+    async def _told(self, visit: Visit) -> Reply | None:
         head = head_of(visit.scope)
         caller = await self._house.caller(key_of(head))
         identity, after = _place_of(visit.scope["path_params"]["job"], head.headers.get(LAST, "").strip())
@@ -234,8 +233,7 @@ class Watching(Resuming):
         if after > job.number:
             why = f"the job has told {job.number} events"
             raise InvalidRequest("`Last-Event-ID` is too high", why=why, fix="Send the last id that you have read")
-        reader = _Reader(self._house, store, job, after)
-        return NOTHING_LEFT if await unless_gone(visit, tell(reader, talk)) is False else None
+        return await self._retold(visit, _Reader(self._house, store, job, after))
 
 
 class _Reader:

@@ -15,7 +15,7 @@ from sensorium.server.facades import native
 from sensorium.server.facades.base import Message, Reply, key_of
 from sensorium.server.facades.native_page import EVENTS
 from sensorium.server.recording import tell
-from sensorium.stores.events import EventLog, unknown
+from sensorium.stores.events import EventLog, Reader, unknown
 
 PATH = "/v1/streams/{stream}"
 
@@ -58,7 +58,9 @@ class Resuming:
         head = head_of(visit.scope)
         log, caller = await self._entered(head)
         identity, after = place_of(visit.scope["path_params"]["stream"], head.headers.get(LAST, "").strip())
-        reader = await log.reader(identity, caller.name, after)
+        return await self._retold(visit, await log.reader(identity, caller.name, after))
+
+    async def _retold(self, visit: Visit, reader: Reader) -> Reply | None:
         visit.talk = self._house.talk(_Again(native.Context(visit.scope[TRACE], many=False), ""), visit.send)
         return NOTHING_LEFT if await unless_gone(visit, tell(reader, visit.talk)) is False else None
 
