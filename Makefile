@@ -11,7 +11,7 @@ TORCH := .venv-torch
 # Compiled files are kept, as they are for users: many tests and benches start Python again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-gateway bench-flow bench-jobs bench-overload soak docs test-slow test-sdks test-torch fuzz check-arm64 clean
+.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-gateway bench-flow bench-jobs bench-celery bench-overload soak docs test-slow test-sdks test-torch fuzz check-arm64 clean
 
 help:
 	@echo "make demo   run the main job on real photographs, from nothing"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-gateway   what our server costs between clients and a provider"
 	@echo "make bench-flow      batches of pictures, within a provider's limits and without"
 	@echo "make bench-jobs      jobs that do nothing, submitted and finished in a second"
+	@echo "make bench-celery    classification by one Celery worker, and by two"
 	@echo "make bench-serving, bench-overload, soak   the server at its limit, beyond it, and for a long time"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -108,6 +109,9 @@ bench-flow: $(VENV)/installed
 
 bench-jobs: $(VENV)/installed
 	$(BIN)/python -m benchmarks.jobs
+
+bench-celery: $(VENV)/installed
+	$(BIN)/python -m benchmarks.celery_workers
 
 bench-overload: $(VENV)/installed
 	$(BIN)/python -m benchmarks.serving.overload

@@ -189,8 +189,18 @@ class Settings(BaseSettings):
     """Where streamed answers are kept for readers that come back: in this process, or in a file that all workers of this
     server share; without workers it is in `cache_dir`."""
 
+    jobs: Literal["embedded", "celery"] = "embedded"
+    """Who works on jobs: processes of the server, or `sensorium worker` on as many machines as there are, through Celery and Redis; that
+    needs the extra `celery`."""
     jobs_dir: Path | None = None
-    """Where jobs and their inputs are kept, in clear. Absent: the folder `jobs` in `data_dir`."""
+    """Where jobs and their inputs are kept, in clear. Absent: the folder `jobs` in `data_dir`. With `jobs = "celery"` it holds the inputs,
+    and must be the same folder, by the same path, for servers and workers."""
+    jobs_redis_url: SecretStr | None = None
+    """The Redis or Valkey that keeps jobs when `jobs = "celery"`; it must not throw keys out to make room. Absent: that of `redis_url`."""
+    celery_broker: SecretStr | None = None
+    """Where Celery's messages go: `redis://…`, or `amqp://…` for RabbitMQ. Absent: the Redis that keeps jobs."""
+    celery_gpu_models: list[str] = []
+    """Models whose work goes to queues that end in `.gpu`, which only workers with a graphics card listen to."""
     job_workers: int = Field(default=1, ge=0)
     """How many processes of the server work on jobs, beside those that answer; they start with the first job. 0: none of this server."""
     job_lease_seconds: float = Field(default=30.0, ge=0.5)
@@ -202,7 +212,7 @@ class Settings(BaseSettings):
     job_inputs: Literal["until_end", "until_expiry"] = "until_end"
     """How long files that came with a job are kept: until it has ended, or as long as the job itself."""
 
-    @field_serializer("sealing_key", "jwt_secret", "redis_url")
+    @field_serializer("sealing_key", "jwt_secret", "redis_url", "jobs_redis_url", "celery_broker")
     def _hidden(self, secret: SecretStr | None, info: FieldSerializationInfo[Any]) -> Any:
         return secret.get_secret_value() if secret and info.context == WITH_SECRETS else secret
 

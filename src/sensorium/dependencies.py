@@ -14,6 +14,7 @@ EXTRAS = {
     "cryptography": "auth",
     "opentelemetry": "otel",
     "redis": "redis",
+    "celery": "celery",
     "jinja2": "torch",
     "torch": "torch",
     "transformers": "torch",

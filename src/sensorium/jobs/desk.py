@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sensorium.engine import Caller, Options
-from sensorium.errors import SensoriumError
+from sensorium.errors import SensoriumError, StorageFailed
 from sensorium.jobs.work import Order
 from sensorium.media.source import Source
 from sensorium.schemas.base import Frozen, Request
@@ -78,13 +79,19 @@ class Desk:
             )
             job = await self.store.submit(submission)
         except SensoriumError:
-            await asyncio.to_thread(self._files.remove, draft.identity)
+            await self._clear(draft.identity)
             raise
         if job.id == draft.identity:
             self._wake(len(orders))
         elif aside:
             await asyncio.to_thread(self._files.remove, draft.identity)
         return job
+
+    async def _clear(self, identity: str) -> None:
+        """Remove the inputs of a job that was not kept; where that is not known, the sweep for abandoned inputs sees to it."""
+        with contextlib.suppress(StorageFailed):
+            if await self.store.unknown([identity]):
+                await asyncio.to_thread(self._files.remove, identity)
 
     async def cancel(self, identity: str, caller: Caller) -> Job:
         """End it. Raises UnknownJob and JobGone."""

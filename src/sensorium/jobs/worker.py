@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from pydantic_core import from_json
 
@@ -90,14 +90,23 @@ class Worker:
 
     async def run(self) -> None:
         """Until it is told to leave. Raises what nobody foresaw: then what it holds is lost, and not held for ever."""
-        await self._patiently(lambda: self._store.lost(self._name))
-        beating = asyncio.create_task(self._beat())
-        beating.add_done_callback(self._look_at)
-        try:
+        async with self.at_work():
             while not self._leaving:
                 self._news.clear()
                 if not await self._take():
                     await self._rest()
+
+    @contextlib.asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """Keep leases, and see to jobs that end. What is under way at the end has LEAVE_SECONDS, and is given back then.
+
+        Raises what nobody foresaw, as `run`.
+        """
+        await self._patiently(lambda: self._store.lost(self._name))
+        beating = asyncio.create_task(self._beat())
+        beating.add_done_callback(self._look_at)
+        try:
+            yield
         finally:
             if self._hands:
                 await asyncio.wait(self._hands, timeout=LEAVE_SECONDS)
@@ -110,6 +119,12 @@ class Worker:
         with contextlib.suppress(StorageFailed):  # then the lease runs out
             await self._store.give_back(self._name)
 
+    async def left(self) -> None:
+        """Until it is told to leave, or must."""
+        while not self._leaving:
+            self._news.clear()
+            await self._news.wait()
+
     async def _take(self) -> bool:
         """Whether there was anything to do, and room for it."""
         room = AT_ONCE - len(self._hands)
@@ -120,12 +135,23 @@ class Worker:
         except StorageFailed as error:
             log.error("%s", error)  # noqa: TRY400 - a sentence
             return False
-        for item in items:
-            self._alone = item.deaths > 0
-            hand = asyncio.create_task(self._do(item))
+        self._begin(items)
+        return bool(items)
+
+    async def do(self, items: Sequence[Item]) -> None:
+        """Work on what was claimed by this worker's name, until it is settled, or given back when it is to leave."""
+        if self._leaving:
+            await self._store.give_back(self._name)
+        elif items:
+            await asyncio.wait(self._begin(items))
+
+    def _begin(self, items: Sequence[Item]) -> list[asyncio.Task[None]]:
+        hands = [asyncio.create_task(self._do(item)) for item in items]
+        for hand in hands:
             self._hands.add(hand)
             hand.add_done_callback(self._done)
-        return bool(items)
+        self._alone = any(item.deaths for item in items)
+        return hands
 
     def _done(self, hand: asyncio.Task[None]) -> None:
         self._hands.discard(hand)
@@ -222,9 +248,8 @@ class Worker:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, name: str) -> AsyncIterator[Worker]:
-    """A worker with all that it needs."""
-    store, files = open_jobs(settings)
+async def opened(settings: Settings, name: str, store: JobStore, files: Files) -> AsyncIterator[Worker]:
+    """A worker with all that it needs; the store is closed with it."""
     book = UsageBook(settings.data_dir / usage.FILE)
     service = Sensorium(settings, book=book)
     service.start()
@@ -239,7 +264,7 @@ async def opened(settings: Settings, name: str) -> AsyncIterator[Worker]:
 async def serve(settings: Settings, name: str, waker: int) -> None:
     """Work until standard input ends."""
     loop = asyncio.get_running_loop()
-    async with opened(settings, name) as worker:
+    async with opened(settings, name, *open_jobs(settings)) as worker:
         loop.add_reader(waker, _woken, waker, worker)
         loop.add_reader(0, _told, loop, worker)
         loop.add_signal_handler(signal.SIGTERM, worker.leave)

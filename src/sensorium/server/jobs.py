@@ -14,18 +14,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import Field
 from pydantic_core import to_json
 from starlette.requests import Request as WebRequest
 from starlette.routing import Route
 
+from sensorium.config import Settings
 from sensorium.engine import Caller, Options
 from sensorium.errors import InvalidRequest, SensoriumError, ServiceClosed
-from sensorium.jobs.crew import WAKER, Crew, wake
+from sensorium.jobs.crew import WAKER, Crew, has_crew, wake
 from sensorium.jobs.desk import Desk, Wanted
-from sensorium.jobs.place import open_jobs
+from sensorium.jobs.place import open_jobs, open_shared
 from sensorium.registry import Registry, Task
 from sensorium.schemas.base import Frozen, checked
 from sensorium.server.door import CALLER, Door, House, Visit, head_of
@@ -37,6 +38,9 @@ from sensorium.server.resume import IDENTITY, LAST, PLACE, Resuming
 from sensorium.server.run_folder import VARIABLE
 from sensorium.service import Sensorium
 from sensorium.stores.jobs import Job, JobState, JobStore, Outcome, unknown
+
+if TYPE_CHECKING:
+    from sensorium.jobs.celery import Dispatcher
 
 LIST = "/v1/jobs"
 ONE = "/v1/jobs/{job}"
@@ -89,21 +93,35 @@ class Jobs:
         self._house = house
         self._shapes = {task.name: native.Shape(task.request) for task in tasks}
         self._crew: Crew | None = None
+        self._dispatcher: Dispatcher | None = None
         self._desk: Desk | None = None
 
     async def open(self) -> None:
         """In the loop that serves."""
         settings = self._house.settings
+        if settings.jobs == "celery":
+            await self._open_celery(settings)
+            return
         waker = int(os.environ.get(WAKER, "-1"))
-        if waker < 0 and settings.job_workers and os.name == "posix":  # Windows has no such pipes
+        if waker < 0 and has_crew(settings):
             self._crew = Crew(settings, self._environment)
             self._crew.open()
             waker = self._crew.waker
         self._desk = Desk(*open_jobs(settings), lambda items: wake(waker, min(items, settings.job_workers)))
 
+    async def _open_celery(self, settings: Settings) -> None:
+        from sensorium.jobs.celery import Dispatcher
+
+        store, files = open_shared(settings)
+        self._dispatcher = Dispatcher(settings, store)
+        self._dispatcher.open()
+        self._desk = Desk(store, files, self._dispatcher.wake)
+
     async def close(self) -> None:
         if self._crew:
             await asyncio.to_thread(self._crew.close)
+        if self._dispatcher:
+            await self._dispatcher.close()
         if self._desk:
             await self._desk.store.close()
 

@@ -7,7 +7,8 @@
 
 Work is done at least once, and its outcome kept exactly once: the first one counts. Orders and outcomes are bytes that a
 store passes on as they are. Every change of a job has a number, so that a reader goes on where it was: what is told of a
-job is read from here, in any process and after any restart. `jobs_sqlite.py` keeps jobs in a file.
+job is read from here, in any process and after any restart. `jobs_sqlite.py` keeps jobs in a file, `jobs_redis.py` in
+Redis.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ OutcomeState = Literal["done", "failed", "dead"]
 """`dead`: given up, for it ended its worker again and again."""
 
 ENDED: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
+
+REMEMBERED_SECONDS = 30 * 86400.0
+"""For how long it is known of a job that it was there."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Before an item is tried for the second time, in seconds; doubled each time."""

@@ -18,6 +18,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from sensorium.errors import InvalidConfiguration, SensoriumError
 from sensorium.stores.files import storage_failed
 from sensorium.stores.jobs import (
+    REMEMBERED_SECONDS,
     Counts,
     Item,
     Job,
@@ -36,9 +37,6 @@ from sensorium.stores.sqlite import Database
 from sensorium.telemetry import TELEMETRY, Telemetry
 
 FILE = "jobs.sqlite"
-
-REMEMBERED_SECONDS = 30 * 86400.0
-"""For how long it is known of a job that it was there."""
 
 MOST_AT_ONCE = 256
 """Writes that share a transaction: others wait for it."""

@@ -6,20 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 from string import Template
-from typing import Any
 
-from sensorium.dependencies import need
-from sensorium.errors import InvalidConfiguration
 from sensorium.stores.quota import MINUTE, PLACE_SECONDS, SECOND, SOON, Lease, Ledger, Limits
+from sensorium.stores.redis import client
 from sensorium.telemetry import TELEMETRY
 
 PREFIX = "sensorium:quota:"
 """Before every key, so that other programs' keys are left alone."""
-
-PATIENCE_SECONDS = 0.5
-"""How long to wait for a connection or a reply."""
-
-MOST_CONNECTIONS = 32
 
 PAUSE_SECONDS = 1.0
 """How long Redis is left alone once it has failed."""
@@ -148,7 +141,7 @@ class RedisLedger:
     """
 
     def __init__(self, url: str, spare: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
-        self._redis = _client(url)
+        self._redis = client(url, for_what="share limits through Redis")
         self._script = self._redis.register_script(SCRIPT)
         self._spare, self._clock = spare, clock
         self._again: float | None = None
@@ -191,26 +184,3 @@ class RedisLedger:
         if self._again is None:
             log.warning("Redis cannot be used (%s): limits are kept without it", type(error).__name__)
         self._again = self._clock() + PAUSE_SECONDS
-
-
-def _client(url: str) -> Any:
-    redis = need("redis.asyncio", for_what="share limits through Redis")
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-    from redis.exceptions import ConnectionError as Disconnected
-
-    try:
-        pool = redis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=MOST_CONNECTIONS,
-            timeout=PATIENCE_SECONDS,
-            socket_timeout=PATIENCE_SECONDS,
-            socket_connect_timeout=PATIENCE_SECONDS,
-            # Once more, since an idle connection may have been closed meanwhile.
-            retry=Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
-        )
-    except ValueError as error:
-        fix = "Write it as `redis://:PASSWORD@HOST:PORT/0`, or `rediss://` for TLS"
-        # Without the library's words: they may repeat the password.
-        raise InvalidConfiguration("`redis_url` is no address of a Redis", fix=fix) from error
-    return redis.Redis(connection_pool=pool)

@@ -40,27 +40,8 @@ class RedisStore:
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
-        redis = need("redis.asyncio", for_what="remember answers in Redis")
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-        from redis.exceptions import ConnectionError as Disconnected
-
-        try:
-            pool = redis.BlockingConnectionPool.from_url(
-                url,
-                max_connections=MOST_CONNECTIONS,
-                timeout=PATIENCE_SECONDS,
-                socket_timeout=PATIENCE_SECONDS,
-                socket_connect_timeout=PATIENCE_SECONDS,
-                # Once more, since an idle connection may have been closed meanwhile.
-                retry=Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
-            )
-        except ValueError as error:
-            fix = "Write it as `redis://:PASSWORD@HOST:PORT/0`, or `rediss://` for TLS"
-            # Without the library's words: they may repeat the password.
-            raise InvalidConfiguration("`redis_url` is no address of a Redis", fix=fix) from error
-        self._redis: Any = redis.Redis(connection_pool=pool)
-        where = pool.connection_kwargs
+        self._redis = client(url, for_what="remember answers in Redis")
+        where = self._redis.connection_pool.connection_kwargs
         self._place = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
         self._clock = clock
         self._until: float | None = None
@@ -97,3 +78,37 @@ class RedisStore:
             log.info("Redis at %s can be used again", self._place)
         self._until = None
         return answer
+
+
+def client(
+    url: str,
+    *,
+    for_what: str,
+    setting: str = "redis_url",
+    patience: float = PATIENCE_SECONDS,
+    most: int = MOST_CONNECTIONS,
+) -> Any:
+    """A client that waits `patience` seconds for a connection, and as long for a reply.
+
+    Raises InvalidConfiguration, which names the setting, for an address that is none, and MissingDependency.
+    """
+    redis = need("redis.asyncio", for_what=for_what)
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import ConnectionError as Disconnected
+
+    try:
+        pool = redis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=most,
+            timeout=patience,
+            socket_timeout=patience,
+            socket_connect_timeout=patience,
+            # Once more, since an idle connection may have been closed meanwhile.
+            retry=Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
+        )
+    except ValueError as error:
+        fix = "Write it as `redis://:PASSWORD@HOST:PORT/0`, or `rediss://` for TLS"
+        # Without the library's words: they may repeat the password.
+        raise InvalidConfiguration(f"`{setting}` is no address of a Redis", fix=fix) from error
+    return redis.Redis(connection_pool=pool)
