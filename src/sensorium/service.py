@@ -135,7 +135,18 @@ class Sensorium:
         """
         rest = iter(requests)
         first = tuple(itertools.islice(rest, 1))
-        return in_order(itertools.chain(first, rest), partial(self.run, **how), self._at_once(first))
+        return in_order(itertools.chain(first, rest), partial(self.run, **how), self.at_once(first[0]) if first else 1)
+
+    def at_once(self, request: Request) -> int:
+        """How many of a list of such requests are under way: those that are made ready, and those whose answer is awaited."""
+        card = self._first_asked(request.task, request.model)
+        if card is None or not stack.is_elsewhere(card):
+            return self.settings.running
+        with suppress(InvalidModel):  # as who asks it will hear
+            concurrent = allowed_by(card, self._providers.usual_of(card)).concurrent
+            awaited = min(concurrent or (MOST_AWAITED if card.remote else 0), MOST_AWAITED)
+            return min(self.settings.running + awaited, self.settings.running_elsewhere)
+        return self.settings.running
 
     def stream(self, request: Request, *, buffer: int = 64, patience: float = 30.0, **how: Any) -> Stream:
         """The answer's parts as they come, and then the whole of it."""
@@ -233,17 +244,6 @@ class Sensorium:
             named = [model] if model else self._preferred(asked)
             return self.registry.card(named[0], asked.name) if named and asked.run is None else None
         return None
-
-    def _at_once(self, first: Sequence[Request]) -> int:
-        """How many requests of a list are under way: those that are made ready, and those whose answer is awaited."""
-        card = self._first_asked(first[0].task, first[0].model) if first else None
-        if card is None or not stack.is_elsewhere(card):
-            return self.settings.running
-        with suppress(InvalidModel):  # as who asks it will hear
-            concurrent = allowed_by(card, self._providers.usual_of(card)).concurrent
-            awaited = min(concurrent or (MOST_AWAITED if card.remote else 0), MOST_AWAITED)
-            return min(self.settings.running + awaited, self.settings.running_elsewhere)
-        return self.settings.running
 
     def _card(self, task: Task, name: str) -> Card:
         try:

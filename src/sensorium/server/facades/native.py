@@ -182,14 +182,15 @@ def _wants_events(message: Message) -> bool:
 
 
 def _render_many(outcomes: Sequence[Outcome], trace: str) -> Reply:
-    body = b'{"results":[%b]}' % b",".join(_item(outcome, trace) for outcome in outcomes)
+    body = b'{"results":[%b]}' % b",".join(item(outcome, trace) for outcome in outcomes)
     failures = [outcome for outcome in outcomes if isinstance(outcome, SensoriumError)]
     if len(failures) < len(outcomes):
         return Reply(200, body)
     return Reply(status_of_all(failures), body, headers_of(failures))
 
 
-def _item(outcome: Outcome, trace: str) -> bytes:
+def item(outcome: Outcome, trace: str) -> bytes:
+    """What became of one of many: `{"result": ...}` or `{"error": ...}`."""
     if isinstance(outcome, SensoriumError):
         return to_json({"error": described(outcome, trace)})
     return b'{"result":%b}' % _json(outcome)
