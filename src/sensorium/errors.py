@@ -46,9 +46,11 @@
     │   ├── UnstructuredAnswer   the model's answer does not keep the schema
     │   ├── ServiceClosed        the service was closed
     │   ├── ServerUnreachable    a client cannot reach its server
-    │   └── InvalidAnswer        a client cannot use what its server answered
+    │   ├── InvalidAnswer        a client cannot use what its server answered
+    │   └── OutputFailed         results cannot be written
     ├── InvalidConfiguration     a setting or command-line option is wrong
     └── EngineFailed             an engine broke: its own fault, not the caller's
+        └── WorkerDied           the process that worked on an input ended
 
 Every class carries a stable `code`, which never changes once published, and says
 whether trying the same again can help. `docs/errors.md` is generated from here.
@@ -457,6 +459,13 @@ class InvalidAnswer(Unavailable):
     remedy = "Check the address; use the same version of sensorium on both sides."
 
 
+class OutputFailed(Unavailable):
+    """Results cannot be written: the disk is full, or the place is read-only."""
+
+    code = "output_failed"
+    remedy = "Make room, or write elsewhere; a batch goes on where it stopped when the same command is run again."
+
+
 class InvalidConfiguration(SensoriumError):
     """A setting, or an option of a command, is wrong."""
 
@@ -469,6 +478,13 @@ class EngineFailed(SensoriumError):
 
     code = "engine_failed"
     remedy = "Report it with the message and the input; another model may answer meanwhile."
+
+
+class WorkerDied(EngineFailed):
+    """The process that worked on the input ended, again and again: the input crashes it, or takes more memory than there is."""
+
+    code = "worker_died"
+    remedy = "Look at the input with another program; report it if it is a good one."
 
 
 def final(error: Failure) -> Failure:
