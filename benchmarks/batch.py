@@ -18,13 +18,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.classify import CORES, bare_step, pictures
+
+from sensorium.errors import SensoriumError
 
 COUNT = int(os.environ.get("BATCH_PICTURES", "10000"))
 SIDE = 256
@@ -93,13 +95,17 @@ def bare(paths: Sequence[Path]) -> float:
 
 def _bare_process(paths: list[Path], orders: Connection) -> None:
     one = bare_step()
-    one(paths[0])
+    _go_through(one, paths[:3])
     orders.send("ready")
     orders.recv()
-    for path in paths:
-        with suppress(Exception):
-            one(path)
+    _go_through(one, paths)
     orders.send("done")
+
+
+def _go_through(one: Callable[[Path], object], paths: Sequence[Path]) -> None:
+    for path in paths:
+        with suppress(SensoriumError):
+            one(path)
 
 
 def batch(folder: Path, output: Path) -> Measured:
