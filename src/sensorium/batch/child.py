@@ -7,6 +7,7 @@ orders. Answered by the number and the outcomes, in any order of chunks. A first
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import struct
 import threading
@@ -76,6 +77,9 @@ async def _serve(orders: BinaryIO, answers: BinaryIO) -> None:
     except SensoriumError as error:
         tell(REFUSED, [to_json(error.as_dict())])
         return
+    # As in servers: next to nothing here is garbage that refers to itself, and looking for it takes time.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
     tell(READY, [])
     threading.Thread(target=listen, daemon=True).start()
     await asyncio.Event().wait()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from sensorium.errors import FileMissing, InvalidRequest, SensoriumError
-from sensorium.media.folders import files_in
+from sensorium.media.folders import SUFFIXES, files_in
 from sensorium.media.source import Source
 
 LONGEST_NAME = 120
