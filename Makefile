@@ -11,7 +11,7 @@ TORCH := .venv-torch
 # Compiled files are kept, as they are for users: many tests and benches start Python again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-gateway bench-flow bench-jobs bench-celery bench-overload soak docs test-slow test-sdks test-torch fuzz check-arm64 clean
+.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-gateway bench-flow bench-batch bench-jobs bench-celery bench-overload soak docs test-slow test-sdks test-torch fuzz check-arm64 clean
 
 help:
 	@echo "make demo   run the main job on real photographs, from nothing"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-torch   vision-language models on PyTorch"
 	@echo "make check  format, lint, types, import rules and the fast tests"
 	@echo "make bench-gateway   what our server costs between clients and a provider"
+	@echo "make bench-batch     ten thousand pictures by one command, against a bare loop"
 	@echo "make bench-flow      batches of pictures, within a provider's limits and without"
 	@echo "make bench-jobs      jobs that do nothing, submitted and finished in a second"
 	@echo "make bench-celery    classification by one Celery worker, and by two"
@@ -112,6 +113,10 @@ bench-jobs: $(VENV)/installed
 
 bench-celery: $(VENV)/installed
 	$(BIN)/python -m benchmarks.celery_workers
+
+# BATCH_PICTURES=1000 makes it shorter.
+bench-batch: $(VENV)/installed
+	$(BIN)/python -m benchmarks.batch
 
 bench-overload: $(VENV)/installed
 	$(BIN)/python -m benchmarks.serving.overload

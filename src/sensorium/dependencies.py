@@ -13,6 +13,7 @@ EXTRAS = {
     "jwt": "auth",
     "cryptography": "auth",
     "opentelemetry": "otel",
+    "pyarrow": "parquet",
     "redis": "redis",
     "celery": "celery",
     "jinja2": "torch",

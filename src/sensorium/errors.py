@@ -50,7 +50,8 @@
     │   ├── UnstructuredAnswer   the model's answer does not keep the schema
     │   ├── ServiceClosed        the service was closed
     │   ├── ServerUnreachable    a client cannot reach its server
-    │   └── InvalidAnswer        a client cannot use what its server answered
+    │   ├── InvalidAnswer        a client cannot use what its server answered
+    │   └── OutputFailed         results cannot be written
     ├── InvalidConfiguration     a setting or command-line option is wrong
     └── EngineFailed             an engine broke: its own fault, not the caller's
         └── WorkerDied           the process that worked on an input ended
@@ -489,6 +490,13 @@ class InvalidAnswer(Unavailable):
 
     code = "invalid_answer"
     remedy = "Check the address; use the same version of sensorium on both sides."
+
+
+class OutputFailed(Unavailable):
+    """Results cannot be written: the disk is full, or the place is read-only."""
+
+    code = "output_failed"
+    remedy = "Make room, or write elsewhere; a batch goes on where it stopped when the same command is run again."
 
 
 class InvalidConfiguration(SensoriumError):

@@ -139,7 +139,7 @@ class Sensorium:
 
     def at_once(self, request: Request) -> int:
         """How many of a list of such requests are under way: those that are made ready, and those whose answer is awaited."""
-        card = self._first_asked(request.task, request.model)
+        card = self.first_asked(request.task, request.model)
         if card is None or not stack.is_elsewhere(card):
             return self.settings.running
         with suppress(InvalidModel):  # as who asks it will hear
@@ -147,6 +147,21 @@ class Sensorium:
             awaited = min(concurrent or (MOST_AWAITED if card.remote else 0), MOST_AWAITED)
             return min(self.settings.running + awaited, self.settings.running_elsewhere)
         return self.settings.running
+
+    def first_asked(self, task: str, model: str | None) -> Card | None:
+        """The card of the model that is asked first; None where several are, or none, or one that cannot be asked."""
+        with suppress(SensoriumError):  # as who asks will hear
+            asked = self.registry.task(task)
+            asked = self.registry.task(asked.asks) if asked.asks else asked
+            named = [model] if model else self._preferred(asked)
+            return self.registry.card(named[0], asked.name) if named and asked.run is None else None
+        return None
+
+    def check(self, request: Request) -> None:
+        """Raises what would keep any such request from being asked, such as UnknownModel. Nothing is loaded."""
+        task = self.registry.task(request.task)
+        task.check(request)
+        self._stack(task, request.model)
 
     def stream(self, request: Request, *, buffer: int = 64, patience: float = 30.0, **how: Any) -> Stream:
         """The answer's parts as they come, and then the whole of it."""
@@ -237,17 +252,8 @@ class Sensorium:
         return catalogue.of(name) is not None and catalogue.of(name, task.name) is None
 
     def _is_answered_elsewhere(self, task: str, model: str | None) -> bool:
-        card = self._first_asked(task, model)
+        card = self.first_asked(task, model)
         return card is not None and stack.is_elsewhere(card)
-
-    def _first_asked(self, task: str, model: str | None) -> Card | None:
-        """The card of the model that is asked first; None where several are, or none, or one that cannot be asked."""
-        with suppress(SensoriumError):  # as who asks will hear
-            asked = self.registry.task(task)
-            asked = self.registry.task(asked.asks) if asked.asks else asked
-            named = [model] if model else self._preferred(asked)
-            return self.registry.card(named[0], asked.name) if named and asked.run is None else None
-        return None
 
     def _card(self, task: Task, name: str) -> Card:
         try:

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sensorium import __version__, discovery
 from sensorium.errors import Forbidden, InvalidConfiguration, InvalidInput, SensoriumError, Unauthenticated
 
 OTHERS = {
+    "batch": "sensorium.cli.batch",
     "engines": "sensorium.cli.engines",
     "probe": "sensorium.cli.probe",
     "models": "sensorium.cli.models",
@@ -29,6 +30,9 @@ OTHERS = {
     "health": "sensorium.cli.health",
 }
 """The commands that are no tasks, in the order of the help, with the module that holds each as `command`."""
+
+ASKING = ("batch",)
+"""Those of them that ask about pictures."""
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes; the last is 128 and SIGINT, as shells count."""
@@ -43,6 +47,7 @@ Examples:
   sensorium analyze holiday.jpg
   sensorium classify photos/ --json > labels.jsonl
   sensorium read https://example.com/sign.png --draw sign-marked.jpg
+  sensorium batch photos/ --task classify -o labels.jsonl
 
 \b
 `sensorium COMMAND --help` says more. Something wrong? `sensorium doctor`."""
@@ -104,7 +109,14 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         # click's own would load every command to ask for its summary.
-        for title, rows in (("Ask about pictures", _task_summaries()), ("Look after sensorium", _other_summaries())):
+        asking, looking_after = (
+            _other_summaries(ASKING),
+            _other_summaries([name for name in OTHERS if name not in ASKING]),
+        )
+        for title, rows in (
+            ("Ask about pictures", [*_task_summaries(), *asking]),
+            ("Look after sensorium", looking_after),
+        ):
             with formatter.section(title):
                 formatter.write_dl(rows)
 
@@ -175,8 +187,8 @@ def _task_summaries() -> list[tuple[str, str]]:
     return [(typed, _summary(places[name])) for typed, name in _tasks().items()]
 
 
-def _other_summaries() -> list[tuple[str, str]]:
-    return [(name, _summary(place)) for name, place in OTHERS.items()]
+def _other_summaries(names: Iterable[str]) -> list[tuple[str, str]]:
+    return [(name, _summary(OTHERS[name])) for name in names]
 
 
 def _summary(place: str) -> str:

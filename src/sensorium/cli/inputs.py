@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from sensorium.errors import FileMissing, InvalidRequest, SensoriumError
-from sensorium.media.identify import identify
+from sensorium.media.folders import SUFFIXES, files_in
 from sensorium.media.source import Source
-
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".avif")
-)
-"""Files of a folder that are taken for pictures without a look inside."""
 
 LONGEST_NAME = 120
 """Characters to call several inputs by."""
-
-HEAD = 4096
-"""Bytes of any other file that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +107,16 @@ def _is_address(word: str) -> bool:
 
 
 def _files_in(folder: Path, every_file: bool) -> Iterator[Input]:
-    """The pictures, or all files, of a folder and of those inside it, by name; hidden ones left out."""
+    """The pictures, or all files, of a folder and of those inside it; what cannot be looked into comes last."""
     found = False
-    unreadable: list[OSError] = []
-    for place, folders, files in os.walk(folder, onerror=unreadable.append):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(place, name)
-            if not name.startswith(".") and _is_wanted(path, every_file):
-                found = True
-                yield Input(str(path), path, path.relative_to(folder))
-    for error in unreadable:
-        yield _nothing(Path(error.filename), FileMissing(f"Cannot look into {error.filename}", why=str(error.strerror)))
+    unreadable: list[Input] = []
+    for one in files_in(folder, every_file=every_file):
+        if isinstance(one, Path):
+            found = True
+            yield Input(str(one), one, one.relative_to(folder))
+        else:
+            unreadable.append(_nothing(*one))
+    yield from unreadable
     if not found and not unreadable:
         yield _nothing(
             folder, FileMissing(f"There is nothing to look at in {folder}", fix="Name a file to try it anyway")
@@ -136,17 +125,3 @@ def _files_in(folder: Path, every_file: bool) -> Iterator[Input]:
 
 def _nothing(folder: Path, error: SensoriumError) -> Input:
     return Input(str(folder), error, PurePath(folder.name))
-
-
-def _is_wanted(path: Path, every_file: bool) -> bool:
-    """Whether it is a file, and looks like a picture; one of an unknown suffix is opened, pipes and devices never."""
-    try:
-        return path.is_file() and (every_file or path.suffix.lower() in SUFFIXES or _begins_like_a_picture(path))
-    except OSError:
-        return False
-
-
-def _begins_like_a_picture(path: Path) -> bool:
-    with path.open("rb") as file:
-        kind = identify(file.read(HEAD))
-    return kind is not None and kind.family == "picture"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -13,7 +14,13 @@ from sensorium.errors import SensoriumError, Unauthenticated
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
+
+FIRST: TaskID = 0  # type: ignore[assignment] # as rich numbers them
+"""The one line of a bar."""
+
+TOLD_EVERY = 60.0
+"""Seconds between two lines on how far long work is, where there is no terminal."""
 
 WIDE = 10_000
 """Columns when nobody looks: what is piped is not wrapped."""
@@ -89,6 +96,46 @@ class Screen:
             finally:
                 self._bar = None
 
+    @contextmanager
+    def tally(self, done: int, failed: int, *, bar: bool = True) -> Iterator[Tally]:
+        """Tell how far long work is, on the terminal or now and then as a line. `done` counts failed ones too."""
+        if not (bar and sys.stderr.isatty()):
+            yield Tally(self, None)
+            return
+        with _tally_bar(self.out if self.out.is_terminal else self.err) as self._bar:
+            tally = Tally(self, self._bar)
+            tally(done, failed)
+            self._bar.reset(FIRST, completed=done)
+            try:
+                yield tally
+            finally:
+                self._bar = None
+
+
+class Tally:
+    """How far long work is; call it with how many are done, failed ones too, and how many failed."""
+
+    def __init__(self, screen: Screen, bar: Progress | None) -> None:
+        self._screen, self._bar = screen, bar
+        self._total: int | None = None
+        self._told = time.monotonic()
+        if bar:
+            bar.add_task("", total=None, failed="")
+
+    def __call__(self, done: int, failed: int) -> None:
+        if self._bar:
+            self._bar.update(FIRST, completed=done, failed=f", {failed:,} failed" if failed else "")
+        elif time.monotonic() - self._told > TOLD_EVERY:
+            self._told = time.monotonic()
+            of = f" of {self._total:,}" if self._total else ""
+            self._screen.note(f"{done:,}{of} done, {failed:,} of them failed")
+
+    def expect(self, total: int) -> None:
+        """Say how many there will be, once that is known. From any thread."""
+        self._total = total
+        if self._bar:
+            self._bar.update(FIRST, total=total)
+
 
 def console(*, stderr: bool = False) -> Console:
     """A console for people: colours only on a terminal, and piped lines are never wrapped."""
@@ -121,6 +168,35 @@ def _bar(console: Console) -> Progress:
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pictures, still"), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+
+
+def _tally_bar(console: Console) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.1f} a second" if speed else "")
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]}"), Rate(), TextColumn("still"))
+    return Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        speed_estimate_period=60.0,
+    )
 
 
 def _knows_chinese(encoding: str) -> bool:

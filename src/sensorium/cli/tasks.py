@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Collection, Coroutine, Iterator
 from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ def command_of(name: str) -> click.Command:
     typed = name.replace("_", "-")
     return click.Command(
         typed,
-        params=[*_inputs(task), *_own_options(task), *_common_options(task)],
+        params=[*_inputs(task), *own_options(task), *_common_options(task)],
         callback=partial(_run, task),
         help=_help(task),
         epilog=_examples(typed, task),
@@ -210,10 +210,11 @@ def _stdin_once(ctx: click.Context, param: click.Parameter, words: tuple[str, ..
     return words
 
 
-def _own_options(task: Task) -> Iterator[click.Option]:
+def own_options(task: Task, taken: Collection[str] = TAKEN) -> Iterator[click.Option]:
+    """Those of its request's fields; one whose name is taken is called --the-name."""
     main = (*task.request.source_fields()[:1], task.request.gathers)
     fields = {name: field for name, field in task.request.model_fields.items() if name not in (*main, "model")}
-    return options_of(fields, taken=TAKEN)
+    return options_of(fields, taken=taken)
 
 
 def _else(task: Task) -> str:
@@ -223,8 +224,29 @@ def _else(task: Task) -> str:
     return f", else {task.default}" if task.default else ""
 
 
-def _common_options(task: Task) -> Iterator[click.Option]:
+def serving_options(task: Task) -> Iterator[click.Option]:
+    """Who answers, and how."""
     yield click.Option(["--model"], metavar="NAME", help=_about(task) if task.about else _asked(task))
+    yield click.Option(
+        ["--timeout"],
+        type=Amount(min=0, min_open=True),
+        metavar="SECONDS",
+        help="How long each input may take, waiting included. [default: the setting `timeout_seconds`]",
+    )
+    yield click.Option(
+        ["--privacy"],
+        type=click.Choice(["any", "local"]),
+        default="any",
+        help="Which models may answer; local: none for which pictures or words would leave the machine. [default: any]",
+    )
+    yield click.Option(
+        ["--device"],
+        metavar="auto|cpu|cuda[:N]",
+        help="What to compute on: the processor or a graphics card. [default: the setting `device`]",
+    )
+
+
+def _common_options(task: Task) -> Iterator[click.Option]:
     yield click.Option(
         ["--json", "as_json"],
         is_flag=True,
@@ -244,33 +266,17 @@ def _common_options(task: Task) -> Iterator[click.Option]:
             help="Write the picture with the answer on it: to a .jpg, .png or .webp, of many inputs into a folder. "
             "[default: no drawing]",
         )
-    yield click.Option(
-        ["--timeout"],
-        type=Amount(min=0, min_open=True),
-        metavar="SECONDS",
-        help="How long each input may take, waiting included. [default: the setting `timeout_seconds`]",
-    )
+    yield from serving_options(task)
     yield click.Option(
         ["--cache/--no-cache", "use_cache"],
         default=True,
         help="Whether a remembered answer will do. [default: cache]",
     )
     yield click.Option(
-        ["--privacy"],
-        type=click.Choice(["any", "local"]),
-        default="any",
-        help="Which models may answer; local: none for which pictures or words would leave the machine. [default: any]",
-    )
-    yield click.Option(
         ["--max-cost"],
         type=Amount(min=0),
         metavar="DOLLARS",
         help="The most that each answer may cost, by the estimate before it is asked for. [default: no limit]",
-    )
-    yield click.Option(
-        ["--device"],
-        metavar="auto|cpu|cuda[:N]",
-        help="What to compute on: the processor or a graphics card. [default: the setting `device`]",
     )
     yield click.Option(
         ["--server"],

@@ -108,5 +108,6 @@ def _told(outcome: Outcome, order: Order) -> bytes:
     if isinstance(outcome, EngineFailed) and order.discreet:
         log.error("%s (trace %s)", outcome, order.trace, exc_info=outcome)
     if isinstance(outcome, SensoriumError) and not order.discreet:
-        return to_json({"error": {**outcome.as_dict(), "trace": order.trace}})
+        took = {"usage": outcome.usage} if outcome.usage else {}
+        return to_json({"error": {**outcome.as_dict(), "trace": order.trace, **took}})
     return item(outcome, order.trace)

@@ -1,0 +1,1 @@
+"""One task over very many inputs, which goes on after any crash: `sensorium batch`."""

@@ -1,0 +1,99 @@
+"""Batches that are killed again and again, and long ones."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.batch.conftest import some, told
+from tests.fakes import put_fake
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")]
+
+KILLS = 20
+
+
+def children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def begin(*words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "sensorium", "batch", "p", "--task", "classify", "--model", "brisk", *words]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("output", ["out.jsonl", "out.csv"])
+def test_killed_at_twenty_random_moments_every_item_ends_exactly_once_in_the_output(
+    home: Path, models: Path, output: str
+) -> None:
+    put_fake(models, "brisk", "seconds = 0.02")
+    some(home / "p", 6000)
+    for number in (7, 3000, 5999):
+        (home / "p" / f"{number:04d}.jpg").write_bytes(b"bad")
+    chance = random.Random(5)  # noqa: S311 - which moments does not matter, but the same ones again
+    killed = 0
+    process = begin("-o", output)
+    while killed < KILLS:
+        time.sleep(chance.uniform(0.1, 1.0))
+        if process.poll() is not None:
+            break
+        victims = [process.pid, *children(process.pid)]
+        victim = chance.choice(victims)
+        orphans = victims[1:] if victim == process.pid else []
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+            killed += 1
+        if victim == process.pid:
+            process.wait()
+            gone(orphans)
+            process = begin("-o", output)
+    assert killed == KILLS, "it was through before it was killed so often"
+    assert process.wait() == 2
+    journal = home / ("out.jsonl" if output == "out.jsonl" else "out.csv.batch/journal.jsonl")
+    lines = told(journal)
+    names = [line["image"] for line in lines]
+    assert len(names) == len(set(names)) == 6000
+    assert {line["image"] for line in lines if "error" in line} == {f"p/{one:04d}.jpg" for one in (7, 3000, 5999)}
+    assert len(told(home / "out.failures.jsonl")) == 3
+    if output == "out.csv":
+        assert len((home / output).read_text(encoding="utf-8-sig").splitlines()) == 6001
+
+
+def gone(processes: list[int]) -> None:
+    """Children end when their parent does, also when it had no time to tell them."""
+    end = time.monotonic() + 10
+    while any(map(lives, processes)):
+        assert time.monotonic() < end, "a child outlives its parent"
+        time.sleep(0.01)
+
+
+def lives(pid: int) -> bool:
+    """Whether it still runs; one that nobody has buried yet does not."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.timeout(900)
+def test_ten_thousand_pictures_take_no_more_memory_than_a_thousand_and_all_bad_ones_are_told(tmp_path: Path) -> None:
+    from benchmarks import batch
+
+    folder = tmp_path / "pictures"
+    _, bad = batch.make(folder, 10_000)
+    measured = batch.batch(folder, tmp_path / "out.jsonl")
+    assert (measured.lines, measured.failed) == (10_000, len(bad))
+    assert measured.growth_mib <= batch.MOST_GROWTH
+    failures = told(tmp_path / "out.failures.jsonl")
+    assert {line["image"] for line in failures} == bad
+    assert {line["error"]["code"] for line in failures} == {"corrupt_media", "unsupported_media"}
