@@ -232,3 +232,18 @@ def _part(server: Server, upload: str, data: bytes) -> Any:
     answer = call(server, "POST", f"uploads/{upload}/parts", **form(("data", "part", data)))
     assert answer.ok, answer.text
     return json.loads(answer.text)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("files", "GET, HEAD, POST"),
+        (f"files/{NOTHING}", "DELETE, GET, HEAD"),
+        ("jobs", "GET, HEAD, POST"),
+        (f"jobs/{'0' * 32}", "DELETE, GET, HEAD"),
+        ("usage", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_told_all_that_the_path_takes(server: Server, path: str, allowed: str) -> None:
+    answer = call(server, "PUT", path)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)

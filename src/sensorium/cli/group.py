@@ -25,6 +25,7 @@ OTHERS = {
     "serve": "sensorium.cli.serve",
     "keys": "sensorium.cli.keys",
     "usage": "sensorium.cli.usage",
+    "jobs": "sensorium.cli.jobs",
     "health": "sensorium.cli.health",
 }
 """The commands that are no tasks, in the order of the help, with the module that holds each as `command`."""

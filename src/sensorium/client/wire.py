@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import IO, Any
 
@@ -89,6 +89,30 @@ async def body_of(request: Request, manner: Mapping[str, Any]) -> AsyncIterator[
                 form.add_field(name, file, filename=source.name, content_type="application/octet-stream")
                 large = large or _size(file) > SENT_UNASKED
         yield {"data": form, "expect100": large}
+
+
+@asynccontextmanager
+async def form_of(fields: Mapping[str, Any], name: str, sources: Sequence[Source]) -> AsyncIterator[dict[str, Any]]:
+    """The arguments of aiohttp that carry a form with files, streamed from the disk. Raises FileMissing."""
+    with ExitStack() as opened:
+        form = _form(await _plain(fields))
+        for source in sources:
+            file = opened.enter_context(await in_thread(source.open))
+            form.add_field(name, file, filename=source.name, content_type="application/octet-stream")
+        yield {"data": form, "expect100": True}
+
+
+@asynccontextmanager
+async def file_of(source: Source) -> AsyncIterator[dict[str, Any]]:
+    """The arguments of aiohttp that carry one file, streamed from the disk. Raises FileMissing."""
+    with await in_thread(source.open) as file:
+        yield {"data": file, "headers": {"Content-Type": "application/octet-stream"}}
+
+
+async def fields_of(request: Request) -> dict[str, Any]:
+    """What a request asks, as JSON has it; pictures as their URLs or ids, else as data URLs."""
+    fields: dict[str, Any] = await _plain(request.model_dump(exclude_unset=True, exclude_none=True))
+    return fields
 
 
 def manner_of(options: Options) -> dict[str, Any]:

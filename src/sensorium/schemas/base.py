@@ -254,7 +254,8 @@ def wrong_fields(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _wrong_field(place: tuple[int | str, ...], kind: str, message: str, model: type[BaseModel]) -> str:
     name = ".".join(map(str, place))[:60]
-    message = message.removeprefix("Value error, ")  # pydantic's own words before ours
+    # pydantic's own words before ours; and JSON knows no tuples
+    message = message.removeprefix("Value error, ").replace("valid tuple", "list")
     if not name:
         return message  # of several fields together: it names them itself
     if kind != "extra_forbidden":

@@ -37,6 +37,9 @@ from sensorium.server.health import readiness
 from sensorium.server.origins import KnownHosts
 from sensorium.server.shortcut import Shortcut
 
+ANY_TASK = "/v1/{task}"
+"""Takes what is posted to no task, to say which there are."""
+
 
 def create_app(settings: Settings | None = None) -> Starlette:
     """The server, for any ASGI host that runs its lifespan; the service lives in that host's loop.
@@ -226,7 +229,7 @@ def _pages(
         _page(files.FILE, guarded(house, filing.deleted), "DELETE"),
         _page(files.UPLOAD, guarded(house, filing.upload)),
         _page(files.CANCEL, guarded(house, filing.cancelled), "POST"),
-        _page("/v1/{task}", unknown_task, "POST"),
+        _page(ANY_TASK, unknown_task, "POST"),
     ]
 
 
@@ -269,7 +272,19 @@ async def _refused(request: Request, error: HTTPException) -> Response:
             "message": f"This route does not take {request.method[:20]}. See /openapi.json.",
         }
     body = {"error": {**told, "retryable": False, "trace": request.scope[TRACE]}}
-    return _response(Reply(error.status_code, to_json(body)), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and (
+        allowed := _allowed(request)
+    ):  # the router names those of one route, where several share the path
+        headers["Allow"] = ", ".join(sorted(allowed))
+    return _response(Reply(error.status_code, to_json(body)), headers)
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods that routes of this path take."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    routes = [one for one in request.app.routes if isinstance(one, Route) and one.path != ANY_TASK]
+    return {method for one in routes if one.path_regex.match(path) for method in one.methods or ()}
 
 
 def _response(reply: Reply, headers: dict[str, str] | None = None) -> Response:

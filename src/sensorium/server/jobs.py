@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_core import to_json
 from starlette.requests import Request as WebRequest
 from starlette.routing import Route
@@ -30,6 +30,7 @@ from sensorium.jobs.telling import about, progress
 from sensorium.jobs.webhooks import Webhooks
 from sensorium.registry import Registry, Task
 from sensorium.schemas.base import Frozen, Request, checked
+from sensorium.schemas.jobs import JobState
 from sensorium.server import pages
 from sensorium.server.door import CALLER, Door, House, Visit, head_of
 from sensorium.server.events import Talk
@@ -40,7 +41,7 @@ from sensorium.server.pages import answer, parameter
 from sensorium.server.resume import IDENTITY, LAST, PLACE, Resuming
 from sensorium.server.run_folder import VARIABLE
 from sensorium.service import Sensorium
-from sensorium.stores.jobs import Job, JobState, JobStore, Outcome, unknown
+from sensorium.stores.jobs import Job, JobStore, Outcome, unknown
 
 LIST = "/v1/jobs"
 ONE = "/v1/jobs/{job}"
@@ -64,6 +65,12 @@ KEY = "idempotency-key"
 operation = partial(pages.operation, tag="jobs")
 
 
+def _whole_url(text: str) -> str:
+    if not text.lower().startswith(("http://", "https://")):
+        raise ValueError("write a whole URL, such as https://example.com/hook")
+    return text
+
+
 class Asked(Frozen):
     """A job as it is handed in."""
 
@@ -77,7 +84,7 @@ class Asked(Frozen):
     """Higher goes first among your own jobs."""
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
     """By which the same submission, sent again, is known: it is answered by the job that there is. Or the header `Idempotency-Key`."""
-    webhook: Annotated[str, Field(max_length=2000, pattern="^https?://")] | None = None
+    webhook: Annotated[str, Field(max_length=2000), AfterValidator(_whole_url)] | None = None
     """The URL to call when the job has ended."""
 
 
@@ -183,7 +190,7 @@ class Jobs:
         return b'%b,"error":%b,"outcomes":[%b]}' % (page[:-1], error, told)
 
     def _parse(self, message: Message) -> Plan:
-        fields = {**message.fields} if message.typed else _nested(message.fields)
+        fields = {**message.fields} if message.typed else _nested({**message.query, **message.fields})
         if (key := message.headers.get(KEY)) is not None:
             fields.setdefault("idempotency_key", key)
         asked = checked(Asked, fields, "a job")

@@ -14,19 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from pydantic_core import from_json, to_json
 
 from sensorium.errors import IdempotencyConflict, JobGone, UnknownJob, WorkerDied
-
-JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
-"""`failed`: no item has a result. What has an end stays as it is."""
-
-OutcomeState = Literal["done", "failed", "dead"]
-"""`dead`: given up, for it ended its worker again and again."""
-
-ENDED: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
+from sensorium.schemas.jobs import ENDED, JobState, OutcomeState
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Before an item is tried for the second time, in seconds; doubled each time."""
@@ -231,7 +224,9 @@ def dead(order: bytes, deaths: int) -> bytes:
 
 
 def unknown() -> UnknownJob:
-    return UnknownJob("There is no such job", why="or it is another key's", fix="Use the id of one of your own")
+    return UnknownJob(
+        "There is no such job", why="it is unknown, or another key's", fix="Use the id of one of your own"
+    )
 
 
 def gone() -> JobGone:

@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from sensorium.errors import InvalidConfiguration, SensoriumError
+from sensorium.schemas.jobs import JobState, OutcomeState
 from sensorium.stores.files import storage_failed
 from sensorium.stores.jobs import (
     Called,
     Counts,
     Item,
     Job,
-    JobState,
     Outcome,
-    OutcomeState,
     Settled,
     Submission,
     conflict,
