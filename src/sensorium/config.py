@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     max_redirects: int = Field(default=5, ge=0)
     """How many redirects are followed."""
     allowed_hosts: list[str] = []
-    """Hosts (`name` or `name:port`) that URLs may name although their address is private."""
+    """Hosts (`name` or `name:port`) that URLs, of pictures and of webhooks, may name although their address is private."""
 
     host: str = "127.0.0.1"
     """The address that `sensorium serve` listens on."""
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("sensorium"))
     """Where keys are kept. Not safe to delete."""
     sealing_key: SecretStr | None = None
-    """What seals the secrets of keys that sign, 32 signs at least. Absent: the file `server.key` in `data_dir`, made when it is first needed."""
+    """What seals the secrets of keys that sign, and of which secrets of webhooks are made; 32 signs at least. Absent: the file `server.key` in `data_dir`, made when it is first needed."""
     rates: Literal["memory", "sqlite"] = "memory"
     """Where requests per minute are counted: in this process, or in a file that all servers with this `cache_dir` share."""
     jwt_secret: SecretStr | None = None
@@ -211,6 +211,14 @@ class Settings(BaseSettings):
     """How long a job and its outcomes are kept after its end."""
     job_inputs: Literal["until_end", "until_expiry"] = "until_end"
     """How long files that came with a job are kept: until it has ended, or as long as the job itself."""
+
+    file_bytes: int = Field(default=1_000_000_000, ge=1)
+    """The largest file that can be uploaded ahead of the requests that name it, in bytes; in one request no more than
+    `max_upload_bytes`, the rest in parts. What is done with it has its own limits."""
+    file_quota_bytes: int = Field(default=10_000_000_000, ge=0)
+    """How many bytes of uploaded files each key may have, all together; each counts 4,096 at least."""
+    file_kept_seconds: float = Field(default=7 * 86400.0, gt=0)
+    """How long an uploaded file is kept, unless its sender asks for less."""
 
     @field_serializer("sealing_key", "jwt_secret", "redis_url", "jobs_redis_url", "celery_broker")
     def _hidden(self, secret: SecretStr | None, info: FieldSerializationInfo[Any]) -> Any:

@@ -7,10 +7,12 @@
     │   │   ├── UnknownModel     no model of that name, or not one for this task
     │   │   ├── UnknownStream    no stream of that id, or not one of this key's
     │   │   ├── UnknownJob       no job of that id, or not one of this key's
+    │   │   ├── UnknownFile      no uploaded file of that id, or not one of this key's
     │   │   └── IdempotencyConflict  another job came with the same idempotency key
     │   ├── FileMissing          the path leads nowhere, or to something unreadable
     │   ├── InvalidBase64        the text is not base64
     │   ├── InputTooLarge        more bytes or more pixels than the limits allow
+    │   │   └── FilesFull        the caller's uploaded files are as many bytes as are allowed
     │   ├── UnidentifiedMedia    the bytes are no kind of media that is known
     │   ├── UnsupportedMedia     the bytes are known, but not accepted here
     │   ├── CorruptMedia         the right kind, but damaged or cut short
@@ -143,6 +145,13 @@ class IdempotencyConflict(InvalidRequest):
     remedy = "Use a new key for each job; send the same key only with the same job."
 
 
+class UnknownFile(InvalidRequest):
+    """No uploaded file, or upload in parts, has that id: it expired, was deleted, or was sent with another key."""
+
+    code = "unknown_file"
+    remedy = "Send the file again, and use the id that it gets."
+
+
 class FileMissing(InvalidInput):
     """The path leads to no file, or to one that cannot be read."""
 
@@ -162,6 +171,13 @@ class InputTooLarge(InvalidInput):
 
     code = "input_too_large"
     remedy = "Send a smaller file, or raise the limit that the message names."
+
+
+class FilesFull(InputTooLarge):
+    """The caller's uploaded files are as many bytes as are allowed."""
+
+    code = "files_full"
+    remedy = "Delete files that are no longer needed, or wait until they expire."
 
 
 class UnidentifiedMedia(InvalidInput):

@@ -392,6 +392,11 @@ class Telemetry:
         self.job_seconds = Histograms(
             "sensorium_job_seconds", "From a job's submission to its end.", "task", bounds=LONG_SECONDS
         )
+        self.webhook_calls = Counters(
+            "sensorium_webhook_calls_total",
+            "Calls that tell of a job's end: `delivered`, `failed`, or `given_up` when it was the last.",
+            "outcome",
+        )
         self.job_worker_deaths = Counters(
             "sensorium_job_worker_deaths_total", "Processes that worked on jobs and died."
         )

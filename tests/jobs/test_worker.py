@@ -15,6 +15,7 @@ import pytest
 from sensorium.config import Settings
 from sensorium.engine import Caller
 from sensorium.errors import FileMissing, IdempotencyConflict, InvalidBase64, SensoriumError, StorageFailed, UnknownJob
+from sensorium.jobs import attendant
 from sensorium.jobs import worker as of_worker
 from sensorium.jobs.desk import Desk, Wanted
 from sensorium.jobs.place import open_jobs
@@ -85,6 +86,7 @@ def classify(picture: bytes | Path, model: str = "fake") -> ClassifyRequest:
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     monkeypatch.setattr(of_worker, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(attendant, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(of_worker, "LEAVE_SECONDS", 0.1)
     monkeypatch.setattr("sensorium.stores.jobs.FIRST_PAUSE", 0.01)
     put_fake(tmp_path / "models", "busy", 'fail = "overloaded"\nfail_times = 2')

@@ -118,6 +118,15 @@ def test_a_form_with_files_is_a_job_too(server: Server) -> None:
     assert ended(server, answer.json()["id"])["progress"]["done"] == 2
 
 
+def test_a_body_that_is_the_picture_is_a_job_too(server: Server) -> None:
+    query = {"task": "classify", "model": "fake", "priority": "7", "top_k": "1"}
+    headers = {"Content-Type": "image/jpeg"}
+    answer = requests.post(f"{server.url}/v1/jobs", params=query, data=jpeg(), headers=headers, timeout=10)
+    assert (answer.status_code, answer.json()["priority"]) == (202, 7), answer.text
+    (outcome,) = ended(server, answer.json()["id"])["outcomes"]
+    assert len(outcome["result"]["labels"]) == 1
+
+
 def test_events_tell_states_items_and_the_end_and_go_on_after_the_last_id(server: Server) -> None:
     identity = submit(server, picture(), picture()).json()["id"]
     answer = watch(server, identity)
@@ -189,6 +198,8 @@ def test_jobs_are_listed_by_state_in_pages(server: Server) -> None:
         ({"task": "classify", "request": {"image": "/etc/passwd"}}, 400, "picture"),
         ({"task": "classify", "request": picture(), "priority": 1000}, 400, "priority"),
         ({"task": "classify", "request": picture(), "webhook": "file:///etc"}, 400, "webhook"),
+        ({"task": "classify", "request": picture(), "webhook": "example.com/hook"}, 400, "whole URL"),
+        ({"task": "classify", "requests": {"image": "file-1"}}, 400, "should be a list"),
         ({"task": "classify", "request": picture(), "colour": 1}, 400, "colour"),
     ],
 )

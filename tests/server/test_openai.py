@@ -128,7 +128,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a strange privacy": ({"privacy": "locl"}, "privacy"),
     "a strange role": ({"messages": said("Hello", "tool")}, "messages[0].role"),
     "sound": ({"messages": said([{"type": "input_audio", "input_audio": {}}])}, "messages[0].content[0]"),
-    "a file": ({"messages": said([{"type": "file", "file": {}}])}, "messages[0].content[0]"),
+    "a file": ({"messages": said([{"type": "file", "file": {}}])}, "messages[0].content[0].file.file_id"),
     "no address": ({"messages": said([picture(None)])}, "messages[0].content[0].image_url.url"),
     "a strange detail": (
         {"messages": said([picture("https://a.example/", detail="huge")])},

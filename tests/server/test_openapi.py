@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from sensorium.errors import every_error
 from sensorium.registry import Registry
-from sensorium.server import jobs, openapi
+from sensorium.server import files, jobs, openapi
 from sensorium.server.facades import analyze_image, analyze_upload, flask_predict, native
 from sensorium.server.facades import openai as chat
 
@@ -20,7 +20,8 @@ from sensorium.server.facades import openai as chat
 def document() -> dict[str, Any]:
     tasks = Registry().tasks
     classic = (flask_predict.FACADE, chat.FACADE, analyze_image.FACADE, analyze_upload.FACADE)
-    built = openapi.document(tasks, [*(native.facade_for(task.request) for task in tasks), *classic], jobs.operations())
+    more = {**jobs.operations(), **files.operations()}
+    built = openapi.document(tasks, [*(native.facade_for(task.request) for task in tasks), *classic], more)
     as_sent: dict[str, Any] = TypeAdapter(dict[str, Any]).dump_python(built, mode="json")
     return as_sent
 

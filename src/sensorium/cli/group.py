@@ -27,6 +27,7 @@ OTHERS = {
     "worker": "sensorium.cli.worker",
     "keys": "sensorium.cli.keys",
     "usage": "sensorium.cli.usage",
+    "jobs": "sensorium.cli.jobs",
     "health": "sensorium.cli.health",
 }
 """The commands that are no tasks, in the order of the help, with the module that holds each as `command`."""

@@ -31,7 +31,7 @@ ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not b
 @click.option("--timeout", default=5.0, type=click.FloatRange(min=0, min_open=True), show_default=True, help="Seconds.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object. [default: words for people]")
 def command(url: str | None, timeout: float, as_json: bool) -> int:
-    own, base = url is None, (url or _own_url()).rstrip("/")
+    own, base = url is None, (url or own_url()).rstrip("/")
     status, told = _asked(f"{base}/health/ready", timeout, trusted=own)
     ready = status == 200
     if as_json:
@@ -41,7 +41,8 @@ def command(url: str | None, timeout: float, as_json: bool) -> int:
     return 0 if ready else 1
 
 
-def _own_url() -> str:
+def own_url() -> str:
+    """Where this machine's server is, by the settings."""
     from sensorium.config import load_settings
 
     settings = load_settings()

@@ -84,6 +84,20 @@ class Screen:
         where.print(plain(sentence), style="red", soft_wrap=True, highlight=False, markup=False)
 
     @contextmanager
+    def share(self, total: int) -> Iterator[Any]:
+        """A bar on the terminal for work that goes on elsewhere; tell what it gives how many are done."""
+        if not sys.stderr.isatty():
+            yield lambda _done: None
+            return
+        with _bar(self.err, "items, still") as bar:
+            self._bar = bar
+            task = bar.add_task("", total=total)
+            try:
+                yield lambda done: bar.update(task, completed=done)
+            finally:
+                self._bar = None
+
+    @contextmanager
     def progress(self, total: int) -> Iterator[Any]:
         """A bar on the terminal while many things are done; call what it gives after each."""
         if total < 2 or not sys.stderr.isatty():
@@ -163,10 +177,10 @@ def plain(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign in "\n\t" else "�" for sign in text)
 
 
-def _bar(console: Console) -> Progress:
+def _bar(console: Console, words: str = "pictures, still") -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("pictures, still"), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(words), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
 
 

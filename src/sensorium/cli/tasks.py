@@ -67,7 +67,7 @@ def command_of(name: str) -> click.Command:
     typed = name.replace("_", "-")
     return click.Command(
         typed,
-        params=[*_inputs(task), *own_options(task), *_common_options(task)],
+        params=[*inputs_of(task), *own_options(task), *_common_options(task)],
         callback=partial(_run, task),
         help=_help(task),
         epilog=_examples(typed, task),
@@ -95,7 +95,7 @@ def _run(
         raise click.UsageError("--device does not go with --server: it computes there, on what its own settings say.")
     settings = load_settings(**({"device": device} if device else {}))
     fields = {**given(options), **({"model": model} if model else {})}
-    words, fields = _told_apart(task, words, fields)
+    words, fields = told_apart(task, words, fields)
     how = {"timeout": timeout, "options": Options(cache=use_cache, remote=privacy == "any", max_cost=max_cost)}
 
     async def work() -> int:
@@ -130,7 +130,7 @@ def _matters(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.InvalidStateError))
 
 
-def _told_apart(task: Task, words: tuple[str, ...], fields: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+def told_apart(task: Task, words: tuple[str, ...], fields: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The inputs, and the fields with those that were given by place after them.
 
     Raises UsageError where the last word is rather a file than a question, and the task needs one.
@@ -185,7 +185,8 @@ def _targets(draw: Path | None, words: tuple[str, ...], inputs: list[Input]) -> 
     return targets(draw, words, inputs)
 
 
-def _inputs(task: Task) -> Iterator[click.Parameter]:
+def inputs_of(task: Task) -> Iterator[click.Parameter]:
+    """What a command takes before its options."""
     if not _takes_pictures(task):
         return
     words = (f"[{name.upper()}]" if task.about else name.upper() for name in task.request.positional)

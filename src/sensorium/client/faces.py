@@ -6,6 +6,7 @@ import os
 from functools import partial
 from typing import Self
 
+from sensorium.client.jobs import AsyncJobs, Jobs
 from sensorium.client.remote import Remote
 from sensorium.client.server import Server
 from sensorium.client.verbs import AsyncVerbs, Verbs
@@ -56,6 +57,11 @@ class Client(_Face, Verbs):
     """A server's verbs as plain functions, from any thread. Close it, or use it in `with`."""
 
     @property
+    def jobs(self) -> Jobs:
+        """Work that goes on at the server without you: `client.jobs.submit("classify", ["a.jpg", "b.jpg"])`."""
+        return Jobs(self._answerer)
+
+    @property
     def stream(self) -> Streams[Events]:
         """The same verbs, which give an answer as it comes: `for event in client.stream.ask(...)`."""
         return Streams(Events, self._answerer)
@@ -74,6 +80,11 @@ class Client(_Face, Verbs):
 
 class AsyncClient(_Face, AsyncVerbs):
     """A server's verbs as coroutine functions, in any event loop. Close it, or use it in `async with`."""
+
+    @property
+    def jobs(self) -> AsyncJobs:
+        """Work that goes on at the server without you: `await client.jobs.submit("classify", ["a.jpg", "b.jpg"])`."""
+        return AsyncJobs(self._answerer)
 
     @property
     def stream(self) -> Streams[AsyncEvents]:

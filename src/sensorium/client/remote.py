@@ -7,11 +7,11 @@ import random
 import secrets
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sensorium import __version__
 from sensorium.client.server import Server
@@ -26,6 +26,10 @@ from sensorium.telemetry import new_trace
 
 if TYPE_CHECKING:
     import aiohttp
+
+T = TypeVar("T")
+
+Body = Callable[[], AbstractAsyncContextManager[dict[str, Any]]]
 
 LARGEST_ANSWER = 64 * 2**20
 """Bytes."""
@@ -85,6 +89,27 @@ class Remote:
         """The outcome of each request, in order, as soon as it is there. Takes requests no faster than it works."""
         return in_order(requests, partial(self.run, **how), self.server.connections)
 
+    async def call(
+        self, method: str, path: str, body: Body | None = None, *, params: Mapping[str, str] | None = None
+    ) -> bytes:
+        """What the server answers on one of its other routes. It must be a call that may be repeated.
+
+        `body` gives the arguments of aiohttp that carry it, anew for each try. Raises as `run`.
+        """
+        deadline, trace = time.monotonic() + self.server.timeout, new_trace()
+
+        async def once() -> bytes:
+            async with (body or _no_body)() as how:
+                headers = {**_traced(trace), **how.pop("headers", {})}
+                url = f"{self.server.url}{path}"
+                async with self._sent(method, url, params=params, headers=headers, **how) as answer:
+                    whole = await self._whole(answer)
+            if 200 <= answer.status < 300:
+                return whole
+            raise self._error(answer, whole, trace)
+
+        return await within(self.server.timeout, self._again(once, deadline))
+
     async def aclose(self) -> None:
         """Close all connections. What is still under way ends with an error."""
         if self._farewells:
@@ -99,13 +124,19 @@ class Remote:
             for source in question.request.sources():
                 if source.url is not None:
                     await source.read()
+        return await self._again(partial(self._once, question), question.deadline, lambda: question.heard)
+
+    async def _again(
+        self, once: Callable[[], Awaitable[T]], deadline: float, heard: Callable[[], bool] = lambda: False
+    ) -> T:
+        """What it returns, tried again where that can help."""
         tries = 0
         while True:
             try:
-                return await self._once(question)
+                return await once()
             except (Overloaded, ServerUnreachable) as error:
-                pause, late = _pause(error, tries), question.deadline - time.monotonic()
-                if tries == self.server.retries or pause > late or question.heard or _never_connected(error):
+                pause, late = _pause(error, tries), deadline - time.monotonic()
+                if tries == self.server.retries or pause > late or heard() or _never_connected(error):
                     raise
             tries += 1
             await asyncio.sleep(pause)
@@ -117,20 +148,25 @@ class Remote:
             whole = await self._whole(answer)
         if answer.status == 200:
             return result_of(question.request.answer, whole, self.server.origin)
+        raise self._error(answer, whole, question.trace)
+
+    def _error(self, answer: aiohttp.ClientResponse, whole: bytes, trace: str) -> SensoriumError:
         error = error_of(answer.status, answer.headers, whole, self.server.origin)
-        error.add_note(f"Request {question.trace} to {self.server.origin}")
-        raise error
+        error.add_note(f"Request {trace} to {self.server.origin}")
+        return error
+
+    def _asked(self, question: _Question, body: dict[str, Any]) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        route = self.server.route(question.request.task)
+        return self._sent("POST", route, headers=_traced(question.trace), **body)
 
     @asynccontextmanager
-    async def _asked(self, question: _Question, body: dict[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _sent(self, method: str, url: str, **how: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         """The server's answer, of which the head has come. Leaving before its end closes the connection."""
         import aiohttp
 
-        session, headers = self._opened(), _traced(question.trace)
-        route = self.server.route(question.request.task)
-        begun = False
+        session, begun = self._opened(), False
         try:
-            async with session.post(route, **body, headers=headers, allow_redirects=False) as answer:
+            async with session.request(method, url, **how, allow_redirects=False) as answer:
                 begun = answer.status == 200 and answer.content_type == EVENTS
                 yield answer
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -209,6 +245,11 @@ class Remote:
             timeout=aiohttp.ClientTimeout(total=None),  # ours is around everything
             trust_env=False,  # a .netrc would send other credentials
         )
+
+
+@asynccontextmanager
+async def _no_body() -> AsyncIterator[dict[str, Any]]:
+    yield {}
 
 
 @dataclass(slots=True)

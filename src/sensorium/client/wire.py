@@ -5,7 +5,7 @@ from __future__ import annotations
 import email.utils
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import IO, Any
 
@@ -75,20 +75,44 @@ async def body_of(request: Request, manner: Mapping[str, Any]) -> AsyncIterator[
     given = request.model_dump(exclude={*named, *request.source_lists()}, exclude_unset=True, exclude_none=True)
     fields = {**await _plain(given), **manner}
     sources = {**one, **several}
-    if all(source.url is not None for parts in sources.values() for source in parts):
-        addresses = {name: [source.url for source in parts] for name, parts in several.items()}
-        yield {"json": {**fields, **{name: source.url for name, (source,) in one.items()}, **addresses}}
+    if all(source.reference is not None for parts in sources.values() for source in parts):
+        addresses = {name: [source.reference for source in parts] for name, parts in several.items()}
+        yield {"json": {**fields, **{name: source.reference for name, (source,) in one.items()}, **addresses}}
         return
     with ExitStack() as opened:
         form, large = _form(fields), False
         for name, source in [(name, source) for name, parts in sources.items() for source in parts]:
-            if source.url is not None:
-                form.add_field(name, source.url)
+            if source.reference is not None:
+                form.add_field(name, source.reference)
             else:
                 file = opened.enter_context(await in_thread(source.open))
                 form.add_field(name, file, filename=source.name, content_type="application/octet-stream")
                 large = large or _size(file) > SENT_UNASKED
         yield {"data": form, "expect100": large}
+
+
+@asynccontextmanager
+async def form_of(fields: Mapping[str, Any], name: str, sources: Sequence[Source]) -> AsyncIterator[dict[str, Any]]:
+    """The arguments of aiohttp that carry a form with files, streamed from the disk. Raises FileMissing."""
+    with ExitStack() as opened:
+        form = _form(await _plain(fields))
+        for source in sources:
+            file = opened.enter_context(await in_thread(source.open))
+            form.add_field(name, file, filename=source.name, content_type="application/octet-stream")
+        yield {"data": form, "expect100": True}
+
+
+@asynccontextmanager
+async def file_of(source: Source) -> AsyncIterator[dict[str, Any]]:
+    """The arguments of aiohttp that carry one file, streamed from the disk. Raises FileMissing."""
+    with await in_thread(source.open) as file:
+        yield {"data": file, "headers": {"Content-Type": "application/octet-stream"}}
+
+
+async def fields_of(request: Request) -> dict[str, Any]:
+    """What a request asks, as JSON has it; pictures as their URLs or ids, else as data URLs."""
+    fields: dict[str, Any] = await _plain(request.model_dump(exclude_unset=True, exclude_none=True))
+    return fields
 
 
 def manner_of(options: Options) -> dict[str, Any]:
@@ -99,9 +123,9 @@ def manner_of(options: Options) -> dict[str, Any]:
 
 
 async def _plain(value: Any) -> Any:
-    """The value as JSON has it; a picture as its URL, or as a data URL."""
+    """The value as JSON has it; a picture as its URL, its id, or as a data URL."""
     if isinstance(value, Source):
-        return value.url or await in_thread(_data_url, await value.read())
+        return value.reference or await in_thread(_data_url, await value.read())
     if isinstance(value, Mapping):
         return {name: await _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -8,13 +8,12 @@ import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sensorium.engine import Caller, Options
 from sensorium.errors import SensoriumError, StorageFailed
 from sensorium.jobs.work import Order
 from sensorium.media.source import Source
-from sensorium.schemas.base import Frozen, Request
+from sensorium.schemas.base import Request
 from sensorium.server.facades.native import item
 from sensorium.stores.files import Files
 from sensorium.stores.jobs import Job, JobStore, Submission
@@ -115,7 +114,7 @@ class _Draft:
         if isinstance(one.request, SensoriumError):
             return b"{}"
         order = Order.about(
-            _moved(one.request, self._aside),
+            one.request.moved(self._aside),
             options=one.options,
             timeout=one.timeout,
             caller=self.caller,
@@ -138,20 +137,6 @@ def _is_wrong(one: Wanted) -> bool:
 
 def _sources(one: Wanted) -> Sequence[Source]:
     return () if isinstance(one.request, SensoriumError) else tuple(one.request.sources())
-
-
-def _moved(value: Any, move: Callable[[Source], Source]) -> Any:
-    """The same with every source in it moved; what holds none is left as it is."""
-    if isinstance(value, Source):
-        return move(value)
-    if isinstance(value, tuple):
-        return tuple(_moved(part, move) for part in value)
-    if isinstance(value, Frozen):
-        before = {name: getattr(value, name) for name in type(value).model_fields}
-        after = {name: _moved(part, move) for name, part in before.items()}
-        changed = {name: part for name, part in after.items() if part is not before[name] and part != before[name]}
-        return value.altered(**changed) if changed else value
-    return value
 
 
 def _digest(draft: _Draft, task: str, orders: Sequence[bytes]) -> str:

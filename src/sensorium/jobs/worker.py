@@ -19,7 +19,9 @@ from pydantic_core import from_json
 
 from sensorium.config import Settings, exactly
 from sensorium.errors import SensoriumError, StorageFailed
+from sensorium.jobs.attendant import Attendant
 from sensorium.jobs.place import open_jobs
+from sensorium.jobs.webhooks import Webhooks
 from sensorium.jobs.work import work
 from sensorium.server.logs import log_to_stderr
 from sensorium.server.resources import tell_of_this_process
@@ -27,7 +29,7 @@ from sensorium.server.run_folder import run_folder
 from sensorium.service import Sensorium
 from sensorium.stores import usage
 from sensorium.stores.files import Files
-from sensorium.stores.jobs import Counts, Item, Job, JobStore, Settled, pause_after
+from sensorium.stores.jobs import Counts, Item, JobStore, Settled, pause_after
 from sensorium.stores.usage import UsageBook
 from sensorium.telemetry import TELEMETRY
 
@@ -55,8 +57,6 @@ SWEEP_SECONDS = 60.0
 ABANDONED_SECONDS = 3600.0
 """Inputs of this age that belong to no job were left by a submission that broke off."""
 
-ATTENDED_AT_ONCE = 64
-
 log = logging.getLogger("sensorium.jobs")
 
 
@@ -67,7 +67,9 @@ class Worker:
         self._name, self._service, self._store, self._files = name, service, store, files
         settings = service.settings
         self._lease, self._attempts = settings.job_lease_seconds, settings.job_attempts
-        self._keeps_inputs = settings.job_inputs == "until_expiry"
+        self._attendant = Attendant(
+            store, files, Webhooks(settings), keeps_inputs=settings.job_inputs == "until_expiry"
+        )
         self._under_way: dict[tuple[str, int], asyncio.Task[bytes]] = {}
         self._hands: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
@@ -103,17 +105,17 @@ class Worker:
         Raises what nobody foresaw, as `run`.
         """
         await self._patiently(lambda: self._store.lost(self._name))
-        beating = asyncio.create_task(self._beat())
-        beating.add_done_callback(self._look_at)
+        beating, attending = asyncio.create_task(self._beat()), asyncio.create_task(self._attendant.run())
+        for one in (beating, attending):
+            one.add_done_callback(self._look_at)
         try:
             yield
         finally:
             if self._hands:
                 await asyncio.wait(self._hands, timeout=LEAVE_SECONDS)
-            beating.cancel()
-            for hand in self._hands:
-                hand.cancel()
-            await asyncio.gather(beating, *self._hands, return_exceptions=True)
+            for one in (beating, attending, *self._hands):
+                one.cancel()
+            await asyncio.gather(beating, attending, *self._hands, return_exceptions=True)
         if self._broken is not None:
             raise self._broken
         with contextlib.suppress(StorageFailed):  # then the lease runs out
@@ -211,7 +213,6 @@ class Worker:
             await asyncio.sleep(min(BEAT_SECONDS, self._lease / 3))
             try:
                 await self._keep_leases()
-                await self._attend()
                 await self._sweep()
                 self._counts = await self._store.counts()
             except StorageFailed as error:
@@ -223,17 +224,6 @@ class Worker:
         for key, doing in before.items():
             if key not in held:
                 doing.cancel()
-
-    async def _attend(self) -> None:
-        """See to what is to be done when jobs have ended."""
-        while jobs := await self._store.unattended(ATTENDED_AT_ONCE):
-            for job in jobs:
-                await self._attend_to(job)
-
-    async def _attend_to(self, job: Job) -> None:
-        if job.inputs and not self._keeps_inputs:
-            await asyncio.to_thread(self._files.remove, job.id)
-        await self._store.attended(job.id)
 
     async def _sweep(self) -> None:
         if time.monotonic() - self._swept < SWEEP_SECONDS and self._swept:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """From a host name and a port to addresses, as text."""
 
+INSTEAD = "Send the file itself, or let the operator add the host to `allowed_hosts`"
+
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK = 1 << 16
 _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "sensorium"}
@@ -85,12 +87,12 @@ async def fetch(url: str, limits: Limits, resolve: Resolve = system_resolve) -> 
     name = public_url(url)
     try:
         async with asyncio.timeout(limits.fetch_seconds):
-            return await _follow(_parsed(url), name, limits, resolve)
+            return await _follow(parsed(url), name, limits, resolve)
     except TimeoutError as error:
         why = f"it took more than {limits.fetch_seconds:g} seconds (`fetch_seconds`)"
         raise FetchFailed(f"Cannot fetch {name}", why=why, fix="Try again later, or send the file itself") from error
     except (aiohttp.ClientError, OSError, UnicodeError, ValueError, zlib.error) as error:
-        raise FetchFailed(f"Cannot fetch {name}", why=_reason(error), fix="Check the URL") from error
+        raise FetchFailed(f"Cannot fetch {name}", why=reason_of(error), fix="Check the URL") from error
 
 
 def is_public(address: str) -> bool:
@@ -125,7 +127,8 @@ def _tunnelled(ip: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
     return []
 
 
-def _parsed(url: str) -> URL:
+def parsed(url: str) -> URL:
+    """Raises InvalidRequest for what is no URL."""
     from yarl import URL
 
     try:
@@ -136,9 +139,9 @@ def _parsed(url: str) -> URL:
 
 async def _follow(url: URL, name: str, limits: Limits, resolve: Resolve) -> bytes:
     for _ in range(limits.max_redirects + 1):
-        addresses = await _allowed_addresses(url, name, limits, resolve)
+        addresses = await allowed_addresses(url, f"Cannot fetch {name}", limits.allowed_hosts, resolve)
         async with (
-            _session(url, name, addresses) as session,
+            session_to(url, f"Cannot fetch {name}", addresses) as session,
             session.get(url, allow_redirects=False, headers=_HEADERS) as answer,
         ):
             if answer.status not in _REDIRECTS:
@@ -146,29 +149,30 @@ async def _follow(url: URL, name: str, limits: Limits, resolve: Resolve) -> byte
             target = answer.headers.get("Location")
         if not target:
             raise FetchFailed(f"Cannot fetch {name}", why="it redirects to nowhere")
-        url = url.join(_parsed(target))
+        url = url.join(parsed(target))
     raise FetchFailed(f"Cannot fetch {name}", why=f"more than {limits.max_redirects} redirects (`max_redirects`)")
 
 
-async def _allowed_addresses(url: URL, name: str, limits: Limits, resolve: Resolve) -> list[str]:
-    """The addresses of the URL's host, all of which may be reached. Else ForbiddenAddress."""
+async def allowed_addresses(
+    url: URL, what: str, allowed_hosts: tuple[str, ...], resolve: Resolve = system_resolve, *, instead: str = INSTEAD
+) -> list[str]:
+    """The addresses of the URL's host, all of which may be reached. Else ForbiddenAddress.
+
+    `what` begins the messages of errors: "Cannot fetch cat.jpg"; `instead` says what one may do instead.
+    """
     if url.scheme not in ("http", "https"):
-        raise ForbiddenAddress(f"Cannot fetch {name}", why=f"it leads to a {url.scheme}: URL")
+        raise ForbiddenAddress(what, why=f"it leads to a {url.scheme}: URL")
     host, port = url.host, url.port
     if not host or port is None:
-        raise InvalidRequest(f"Cannot fetch {name}", why="the URL names no host", fix="Correct the URL")
+        raise InvalidRequest(what, why="the URL names no host", fix="Correct the URL")
     try:
         addresses = await resolve(host, port)
     except (OSError, UnicodeError) as error:
-        raise FetchFailed(f"Cannot fetch {name}", why=f"no address is known for {host}", fix="Check it") from error
-    if not _is_named(host, port, limits.allowed_hosts) and not all(map(is_public, addresses)):
-        raise ForbiddenAddress(
-            f"Cannot fetch {name}",
-            why=f"{host} is at a private or reserved address",
-            fix="Send the file itself, or let the operator add the host to `allowed_hosts`",
-        )
+        raise FetchFailed(what, why=f"no address is known for {host}", fix="Check it") from error
+    if not _is_named(host, port, allowed_hosts) and not all(map(is_public, addresses)):
+        raise ForbiddenAddress(what, why=f"{host} is at a private or reserved address", fix=instead)
     if not addresses:
-        raise FetchFailed(f"Cannot fetch {name}", why=f"no address is known for {host}", fix="Check it")
+        raise FetchFailed(what, why=f"no address is known for {host}", fix="Check it")
     return addresses
 
 
@@ -177,8 +181,8 @@ def _is_named(host: str, port: int, allowed: tuple[str, ...]) -> bool:
     return any(entry.lower() in (host.lower(), f"{shown}:{port}".lower()) for entry in allowed)
 
 
-def _session(url: URL, name: str, addresses: list[str]) -> aiohttp.ClientSession:
-    """A session that can reach only these addresses, and has no cookies, proxies or memory."""
+def session_to(url: URL, what: str, addresses: list[str]) -> aiohttp.ClientSession:
+    """A session that can reach only these addresses, and has no cookies, proxies or memory. `what` as above."""
     import aiohttp
     from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -190,7 +194,7 @@ def _session(url: URL, name: str, addresses: list[str]) -> aiohttp.ClientSession
             family: socket.AddressFamily = socket.AF_INET,  # noqa: ARG002  # aiohttp names it
         ) -> list[ResolveResult]:
             if host != url.raw_host:
-                raise ForbiddenAddress(f"Cannot fetch {name}", why="it leads to another host")
+                raise ForbiddenAddress(what, why="it leads to another host")
             return [_pinned(host, address, port) for address in addresses]
 
         async def close(self) -> None:
@@ -251,7 +255,7 @@ async def _unpacked(answer: aiohttp.ClientResponse, name: str) -> AsyncIterator[
     raise FetchFailed(f"Cannot fetch {name}", why="the packed answer was cut short")
 
 
-def _reason(error: Any) -> str:
+def reason_of(error: Any) -> str:
     """Why it failed, without the text of the error: that may repeat the URL with its query and credentials."""
     import aiohttp
 

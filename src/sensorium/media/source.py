@@ -1,4 +1,4 @@
-"""Where a picture is: a path, a URL, bytes at hand, or a spooled upload. Read, fetched and decoded when asked, once."""
+"""Where a picture is: a path, a URL, bytes at hand, a spooled upload, or a file that a server keeps. Read, fetched and decoded when asked, once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from sensorium.errors import FileMissing, ForbiddenAddress, InputTooLarge, InvalidBase64, InvalidRequest
+from sensorium.errors import (
+    FileMissing,
+    ForbiddenAddress,
+    InputTooLarge,
+    InvalidBase64,
+    InvalidRequest,
+    UnknownFile,
+)
 from sensorium.media.flight import DESK, Flight, NoRoom, Remembered
 from sensorium.media.limits import Limits, current
 from sensorium.media.pool import BUDGET, Lease, in_thread
@@ -26,10 +33,11 @@ if TYPE_CHECKING:
     from sensorium.media.image import Image
 
 T = TypeVar("T")
-Kind = Literal["path", "url", "data", "spool"]
+Kind = Literal["path", "url", "data", "spool", "file"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):", re.ASCII)  # two letters at least: `C:` is a drive
 _DATA_URL = re.compile(r"data:[^,]{0,200}?(;base64)?,", re.ASCII | re.IGNORECASE)
+_FILE = re.compile(r"file-[0-9a-f]{32}", re.ASCII)
 _LONGEST_NAME = 120
 LONGEST_PERCENT_ENCODED = 1_000_000
 """Characters of a data URL without base64: decoding takes a hundred times as much memory (measured)."""
@@ -89,8 +97,10 @@ class Source:
 
     @classmethod
     def from_wire(cls, text: str) -> Source:
-        """The source that a remote caller means: an http(s) URL or a data URL, never a path. Else InvalidRequest."""
+        """The source that a remote caller means: an http(s) URL, a data URL or an uploaded file's id, never a path. Else InvalidRequest."""
         text = text.strip()
+        if _FILE.fullmatch(text):
+            return cls.uploaded(text)
         scheme = _scheme(text)
         if scheme == "data":
             return _from_data_url(text)
@@ -100,9 +110,21 @@ class Source:
             raise _wrong_scheme(scheme)
         raise InvalidRequest(
             "Cannot take a picture from this text",
-            why="it is neither an http(s) URL nor a data URL",
+            why="it is neither an http(s) URL nor a data URL, nor an uploaded file's id",
             fix="Write bytes as `data:image/jpeg;base64,...`, or upload the file",
         )
+
+    @classmethod
+    def uploaded(cls, identity: str) -> Source:
+        """A file that was sent to a server before, by the id that the server gave it: only that server knows its bytes.
+
+        Raises InvalidRequest for what is no such id.
+        """
+        if not _FILE.fullmatch(identity):
+            raise InvalidRequest(
+                f"{identity[:60]!r} is no id of an uploaded file", fix="Use the `id` that sending it told"
+            )
+        return cls("file", identity, None, identity)
 
     @classmethod
     def spooled(cls, path: Path, sha256: str, name: str) -> Source:
@@ -119,12 +141,17 @@ class Source:
         """The address of a picture that is elsewhere, unfetched."""
         return self._place if self.kind == "url" and self._data is None else None
 
+    @property
+    def reference(self) -> str | None:
+        """What a server knows the picture by, without its bytes: a URL, or an uploaded file's id."""
+        return self._place if self.kind == "file" else self.url
+
     def open(self) -> IO[bytes]:
         """The encoded bytes as a stream, to pass them on: a file is opened, not read, whatever its size.
 
         Raises FileMissing. A URL must have been fetched before; else InvalidRequest.
         """
-        if self._data is not None or self.kind == "url":
+        if self._data is not None or self.kind in ("url", "file"):
             return io.BytesIO(self.read_now())  # which shares the bytes
         with _unreadable_is_missing(self._place):
             _regular_size(self._place)
@@ -149,6 +176,8 @@ class Source:
         if data is None:
             if self.kind == "url":
                 raise InvalidRequest(f"Cannot read {self.name} now", why="it has not been fetched yet")
+            if self.kind == "file":
+                raise UnknownFile(f"Cannot read {self.name} here", why="only the server that it was sent to has it")
             data = _read_file(self._place, self.name, limits)
             _SHELF.keep(self, data)
         if len(data) > limits.max_bytes:
@@ -296,6 +325,8 @@ class Source:
             return {"url": self._place}
         if self.kind == "path":
             return {"path": self._place}
+        if self.kind == "file":
+            return {"file_id": self._place}
         if self.kind == "spool":
             return {"spool": self._sha256 or "", "path": self._place, "name": self.name}
         import pybase64
@@ -312,6 +343,8 @@ class Source:
                 return cls.from_wire(url)
             case {"data": str(text), **rest} if not rest:
                 return cls.base64(text)
+            case {"file_id": str(identity), **rest} if not rest:
+                return cls.uploaded(identity)
             case {"spool": str(sha256), "path": str(path), **rest} if trusted:
                 return cls.spooled(Path(path), sha256, str(rest.get("name", "upload")))
             case {"path": str(path), **rest} if trusted and not rest:
@@ -352,7 +385,7 @@ class Source:
         return {
             "type": "string",
             "title": "Source",
-            "description": "A picture: an http(s) URL, or a data URL such as `data:image/jpeg;base64,...`",
+            "description": "A picture: an http(s) URL, a data URL such as `data:image/jpeg;base64,...`, or an uploaded file's id",
             "examples": ["https://example.com/cat.jpg", "data:image/png;base64,iVBORw0KGgo="],
         }
 

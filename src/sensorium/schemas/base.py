@@ -6,7 +6,7 @@ import difflib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -131,6 +131,11 @@ class Request(Frozen):
             if not isinstance(value, PLAIN):  # most are: looking into each would take ten times as long
                 yield from _sources_in(value)
 
+    def moved(self, move: Callable[[Source], Source]) -> Self:
+        """The same request with each of its sources moved, wherever in it they are."""
+        moved: Self = _moved(self, move)
+        return moved
+
     @classmethod
     @functools.cache
     def source_fields(cls) -> tuple[str, ...]:
@@ -249,7 +254,8 @@ def wrong_fields(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _wrong_field(place: tuple[int | str, ...], kind: str, message: str, model: type[BaseModel]) -> str:
     name = ".".join(map(str, place))[:60]
-    message = message.removeprefix("Value error, ")  # pydantic's own words before ours
+    # pydantic's own words before ours; and JSON knows no tuples
+    message = message.removeprefix("Value error, ").replace("valid tuple", "list")
     if not name:
         return message  # of several fields together: it names them itself
     if kind != "extra_forbidden":
@@ -267,6 +273,20 @@ def _sources_in(value: Any) -> Iterator[Source]:
     elif isinstance(value, Frozen):
         for name in type(value).model_fields:
             yield from _sources_in(getattr(value, name))
+
+
+def _moved(value: Any, move: Callable[[Source], Source]) -> Any:
+    """The same with every source in it moved; what holds none is left as it is."""
+    if isinstance(value, Source):
+        return move(value)
+    if isinstance(value, tuple):
+        return tuple(_moved(part, move) for part in value)
+    if isinstance(value, Frozen):
+        before = {name: getattr(value, name) for name in type(value).model_fields}
+        after = {name: _moved(part, move) for name, part in before.items()}
+        changed = {name: part for name, part in after.items() if part is not before[name] and part != before[name]}
+        return value.altered(**changed) if changed else value
+    return value
 
 
 def _without_bytes(value: Any, digests: Iterator[str]) -> Any:

@@ -26,16 +26,19 @@ from sensorium.config import Settings, load_settings
 from sensorium.engine import OPERATING, Caller
 from sensorium.errors import SensoriumError
 from sensorium.registry import Registry, Task
-from sensorium.server import jobs, models, openapi, resume, ui, usage
+from sensorium.server import files, jobs, models, openapi, resume, ui, usage
 from sensorium.server.access import Access
 from sensorium.server.auth import asks_for_keys
-from sensorium.server.door import CALLER, TRACE, Door, House, head_of
+from sensorium.server.door import CALLER, TRACE, House, head_of
 from sensorium.server.exposition import CONTENT_TYPE
 from sensorium.server.facades import native
 from sensorium.server.facades.base import Facade, Reply, key_of
 from sensorium.server.health import readiness
 from sensorium.server.origins import KnownHosts
 from sensorium.server.shortcut import Shortcut
+
+ANY_TASK = "/v1/{task}"
+"""Takes what is posted to no task, to say which there are."""
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
@@ -46,19 +49,20 @@ def create_app(settings: Settings | None = None) -> Starlette:
     house = House(settings or load_settings())
     tasks = Registry().tasks
     facades = (*(native.facade_for(task.request) for task in tasks), *_facades())
-    long_work = jobs.Jobs(house, tasks)
-    doors = [*(Route(one.path, Door(one, house), methods=[one.method]) for one in facades), long_work.door()]
+    long_work, filing = jobs.Jobs(house, tasks), files.Filing(house)
+    doors = [*(long_work.door_of(one) for one in facades), long_work.door()]
     app = _Application(
         routes=[
             *doors,
             resume.route(house),
             long_work.events(),
-            *_pages(house, tasks, facades, long_work),
+            *filing.routes(),
+            *_pages(house, tasks, facades, long_work, filing),
             *ui.routes(),
         ],
         middleware=[Middleware(Access), *_browsers(house.settings), Middleware(Shortcut, doors)],
         exception_handlers={HTTPException: _refused},  # type: ignore[dict-item] # it gets no others
-        lifespan=_lifespan(house, long_work),
+        lifespan=_lifespan(house, long_work, filing),
     )
     for route in app.routes:
         _end_at_the_end(route)
@@ -120,21 +124,25 @@ def _facades() -> Iterator[Facade]:
             yield module.FACADE
 
 
-def _lifespan(house: House, long_work: jobs.Jobs) -> Any:
+def _lifespan(house: House, *parts: jobs.Jobs | files.Filing) -> Any:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
         await house.open()
-        await long_work.open()
+        for part in parts:
+            await part.open()
         try:
             yield
         finally:
-            await long_work.close()
+            for part in reversed(parts):
+                await part.close()
             await house.close()
 
     return lifespan
 
 
-def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade], long_work: jobs.Jobs) -> list[Route]:
+def _pages(
+    house: House, tasks: Sequence[Task], facades: Sequence[Facade], long_work: jobs.Jobs, filing: files.Filing
+) -> list[Route]:
     """What can be asked without a body."""
     described: list[bytes] = []  # made at the first request, since it takes some milliseconds
 
@@ -151,7 +159,7 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade], long_
 
     async def document(request: Request) -> Reply:
         if not described:
-            described.append(to_json(openapi.document(tasks, facades, jobs.operations())))
+            described.append(to_json(openapi.document(tasks, facades, {**jobs.operations(), **files.operations()})))
         # Where another application has it mounted, or a proxy's prefix stands before the paths.
         servers = to_json([{"url": request.scope.get("root_path") or "/"}])
         return Reply(200, b'{"servers":%b,%b' % (servers, described[0].removeprefix(b"{")))
@@ -191,7 +199,14 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade], long_
         return Reply(200, await house.numbers(), ((b"content-type", CONTENT_TYPE),))
 
     async def unknown_task(request: Request) -> Reply:
-        if f"/v1/{request.path_params['task']}" not in ("/v1/caller", usage.PATH, models.LIST, jobs.LIST):
+        if f"/v1/{request.path_params['task']}" not in (
+            "/v1/caller",
+            usage.PATH,
+            models.LIST,
+            jobs.LIST,
+            files.FILES,
+            files.UPLOADS,
+        ):
             Registry().task(request.path_params["task"])
         raise HTTPException(405, headers={"Allow": "GET, HEAD"})
 
@@ -208,7 +223,13 @@ def _pages(house: House, tasks: Sequence[Task], facades: Sequence[Facade], long_
         _page(jobs.LIST, guarded(house, long_work.listed)),
         _page(jobs.ONE, guarded(house, long_work.one)),
         _page(jobs.ONE, guarded(house, long_work.cancelled), "DELETE"),
-        _page("/v1/{task}", unknown_task, "POST"),
+        _page(jobs.SIGNING, guarded(house, long_work.secret)),
+        _page(files.FILES, guarded(house, filing.listed)),
+        _page(files.FILE, guarded(house, filing.one)),
+        _page(files.FILE, guarded(house, filing.deleted), "DELETE"),
+        _page(files.UPLOAD, guarded(house, filing.upload)),
+        _page(files.CANCEL, guarded(house, filing.cancelled), "POST"),
+        _page(ANY_TASK, unknown_task, "POST"),
     ]
 
 
@@ -251,7 +272,19 @@ async def _refused(request: Request, error: HTTPException) -> Response:
             "message": f"This route does not take {request.method[:20]}. See /openapi.json.",
         }
     body = {"error": {**told, "retryable": False, "trace": request.scope[TRACE]}}
-    return _response(Reply(error.status_code, to_json(body)), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and (
+        allowed := _allowed(request)
+    ):  # the router names those of one route, where several share the path
+        headers["Allow"] = ", ".join(sorted(allowed))
+    return _response(Reply(error.status_code, to_json(body)), headers)
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods that routes of this path take."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    routes = [one for one in request.app.routes if isinstance(one, Route) and one.path != ANY_TASK]
+    return {method for one in routes if one.path_regex.match(path) for method in one.methods or ()}
 
 
 def _response(reply: Reply, headers: dict[str, str] | None = None) -> Response:

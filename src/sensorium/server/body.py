@@ -81,10 +81,14 @@ class BodyLimits:
     body_bytes: int
     file_bytes: int
     seconds: float
+    most_text: int | None = None
+    """How much of it may be no file, where files never come as text."""
 
     @property
     def text_bytes(self) -> int:
         """All that is not a file: room for one file of the largest size in base64, and for some words."""
+        if self.most_text is not None:
+            return self.most_text
         return self.file_bytes * 4 // 3 + self.file_bytes // 16 + 65536
 
 

@@ -16,6 +16,7 @@ from sensorium.config import Settings
 from sensorium.engine import LOCAL, Caller, Delta, Listener, Options, ignore
 from sensorium.errors import EngineFailed, InvalidRequest, SensoriumError, ServiceClosed
 from sensorium.media import limits
+from sensorium.media.source import Source
 from sensorium.schemas.base import Request
 from sensorium.server.auth import Guard, asks_for_keys
 from sensorium.server.body import (
@@ -40,7 +41,8 @@ from sensorium.server.run_folder import RunFolder, run_folder, shared_folder
 from sensorium.server.spool import Spool
 from sensorium.server.traces import Traces
 from sensorium.service import Sensorium
-from sensorium.stores import events_sqlite, usage
+from sensorium.stores import cabinet, events_sqlite, usage
+from sensorium.stores.cabinet import Cabinet
 from sensorium.stores.events import EventLog, MemoryLog
 from sensorium.stores.usage import UsageBook
 from sensorium.telemetry import TELEMETRY
@@ -68,6 +70,8 @@ class House:
         self.body_limits = BodyLimits(settings.max_upload_bytes, settings.max_bytes, settings.upload_seconds)
         self.source_limits = limits.Limits(max_bytes=settings.max_bytes)
         self.upload_budget = UploadBudget(settings.upload_budget)
+        self.cabinet = Cabinet(settings.data_dir / cabinet.FOLDER, settings.file_quota_bytes)
+        """Files that callers sent before."""
         self.recordings: Recordings | None = None
         """Streamed answers that readers can come back to; there while the server runs."""
         self.opened = asyncio.Event()
@@ -106,6 +110,7 @@ class House:
         await service.aclose()
         if self.book:
             await self.book.close()
+        await self.cabinet.close()
         await asyncio.to_thread(spool.close)
         for teller in (self._numbers, self._own_folder, self._traces):
             if teller:
@@ -171,6 +176,20 @@ class House:
             raise ServiceClosed("The server is not running", fix=fix)
         return self._inside
 
+    async def in_place(self, asked: Request | SensoriumError, caller: Caller) -> Request | SensoriumError:
+        """The same with the caller's uploaded files in the places of their ids; or why one is not there."""
+        if not isinstance(asked, Request) or not any(source.kind == "file" for source in asked.sources()):
+            return asked
+        found: dict[Source, Source] = {}
+        try:
+            for source in asked.sources():
+                if source.kind == "file":
+                    kept = await self.cabinet.find(str(source.reference), caller.name)
+                    found[source] = Source.spooled(self.cabinet.path(kept), kept.sha256, kept.name)
+        except SensoriumError as error:
+            return error
+        return asked.moved(lambda source: found.get(source, source))
+
     async def caller(self, credential: str | None) -> Caller:
         """Who asks. Raises Unauthenticated when a key is asked for and this is none."""
         return LOCAL if self._guard is None else await self._guard.caller(credential)
@@ -180,7 +199,7 @@ class Door:
     """One facade's route, as an ASGI application."""
 
     def __init__(self, facade: Facade, house: House) -> None:
-        self._facade, self._house = facade, house
+        self._facade, self._house, self._body_limits = facade, house, house.body_limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival = Arrival(receive)
@@ -216,7 +235,7 @@ class Door:
         refuse_when_full(head.headers, self._house.upload_budget)
         uploads, recorded = Uploads(spool, self._house.upload_budget), False
         try:
-            plan = await self._planned(visit, head, uploads)
+            plan = await self._with_files(await self._planned(visit, head, uploads), caller)
             if plan.stream and self._facade.recorder is not None:
                 recording, recorded = self._recording(plan, service, head.trace, caller, uploads.discard), True
                 visit.talk = self._house.talk(recording, visit.send)
@@ -230,10 +249,15 @@ class Door:
 
     async def _planned(self, visit: Visit, head: Message, uploads: Uploads) -> Plan:
         """What the message asks for; its body is gone when this ends, except for what the plan holds of it."""
-        body = await read_body(head.headers, visit.receive, self._house.body_limits, uploads)
+        body = await read_body(head.headers, visit.receive, self._body_limits, uploads)
         message = replace(head, fields=body.fields, files=body.files, typed=body.typed)
         with limits.use(self._house.source_limits):
             return self._facade.parse(message)
+
+    async def _with_files(self, plan: Plan, caller: Caller) -> Plan:
+        """The plan, with uploaded files in the places of their ids."""
+        requests = tuple([await self._house.in_place(asked, caller) for asked in plan.requests])
+        return replace(plan, requests=requests)
 
     def _recording(
         self, plan: Plan, service: Sensorium, trace: str, caller: Caller, at_end: Callable[[], None]

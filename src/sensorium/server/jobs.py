@@ -13,10 +13,10 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_core import to_json
 from starlette.requests import Request as WebRequest
 from starlette.routing import Route
@@ -27,17 +27,22 @@ from sensorium.errors import InvalidRequest, SensoriumError, ServiceClosed
 from sensorium.jobs.crew import WAKER, Crew, has_crew, wake
 from sensorium.jobs.desk import Desk, Wanted
 from sensorium.jobs.place import open_jobs, open_shared
+from sensorium.jobs.telling import about, progress
+from sensorium.jobs.webhooks import Webhooks
 from sensorium.registry import Registry, Task
-from sensorium.schemas.base import Frozen, checked
+from sensorium.schemas.base import Frozen, Request, checked
+from sensorium.schemas.jobs import JobState
+from sensorium.server import pages
 from sensorium.server.door import CALLER, Door, House, Visit, head_of
 from sensorium.server.events import Talk
 from sensorium.server.facades import native
 from sensorium.server.facades.base import Facade, Message, Plan, Reply, key_of
 from sensorium.server.facades.native_page import EXAMPLE_URL
+from sensorium.server.pages import answer, parameter
 from sensorium.server.resume import IDENTITY, LAST, PLACE, Resuming
 from sensorium.server.run_folder import VARIABLE
 from sensorium.service import Sensorium
-from sensorium.stores.jobs import Job, JobState, JobStore, Outcome, unknown
+from sensorium.stores.jobs import Job, JobStore, Outcome, unknown
 
 if TYPE_CHECKING:
     from sensorium.jobs.celery import Dispatcher
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
 LIST = "/v1/jobs"
 ONE = "/v1/jobs/{job}"
 EVENTS = "/v1/jobs/{job}/events"
+SIGNING = "/v1/webhooks/secret"
 
 MOST_ITEMS = 1000
 """Of one job: they are read on the event loop, and written in one transaction."""
@@ -60,6 +66,14 @@ AT_ONCE = 256
 
 KEY = "idempotency-key"
 
+operation = partial(pages.operation, tag="jobs")
+
+
+def _whole_url(text: str) -> str:
+    if not text.lower().startswith(("http://", "https://")):
+        raise ValueError("write a whole URL, such as https://example.com/hook")
+    return text
+
 
 class Asked(Frozen):
     """A job as it is handed in."""
@@ -74,8 +88,8 @@ class Asked(Frozen):
     """Higher goes first among your own jobs."""
     idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
     """By which the same submission, sent again, is known: it is answered by the job that there is. Or the header `Idempotency-Key`."""
-    webhook: Annotated[str, Field(max_length=2000, pattern="^https?://")] | None = None
-    """The URL that is kept with the job, to be called when it has ended."""
+    webhook: Annotated[str, Field(max_length=2000), AfterValidator(_whole_url)] | None = None
+    """The URL to call when the job has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,7 @@ class Jobs:
     def __init__(self, house: House, tasks: Sequence[Task]) -> None:
         self._house = house
         self._shapes = {task.name: native.Shape(task.request) for task in tasks}
+        self.webhooks = Webhooks(house.settings)
         self._crew: Crew | None = None
         self._dispatcher: Dispatcher | None = None
         self._desk: Desk | None = None
@@ -132,6 +147,10 @@ class Jobs:
             raise ServiceClosed("The server is not running", fix="Try again in a moment")
         return self._desk
 
+    def door_of(self, facade: Facade) -> Route:
+        """A facade's route, where what is asked may become a job."""
+        return Route(facade.path, Postponing(facade, self._house, self), methods=[facade.method])
+
     def door(self) -> Route:
         """Where jobs are handed in."""
         facade = Facade(LIST, self._parse, _taken, native.refuse, lambda: operations()[LIST]["post"])
@@ -167,6 +186,11 @@ class Jobs:
         job = await self._found(request)
         return Reply(200, to_json(about(await self.desk.cancel(job.id, request.scope[CALLER]))))
 
+    async def secret(self, request: WebRequest) -> Reply:
+        """By which the caller checks who calls its webhooks."""
+        caller: Caller = request.scope[CALLER]
+        return Reply(200, to_json({"secret": await self.webhooks.secret(caller.name)}))
+
     async def _found(self, request: WebRequest) -> Job:
         identity: str = request.path_params["job"]
         if not IDENTITY.fullmatch(identity):
@@ -184,7 +208,7 @@ class Jobs:
         return b'%b,"error":%b,"outcomes":[%b]}' % (page[:-1], error, told)
 
     def _parse(self, message: Message) -> Plan:
-        fields = {**message.fields} if message.typed else _nested(message.fields)
+        fields = {**message.fields} if message.typed else _nested({**message.query, **message.fields})
         if (key := message.headers.get(KEY)) is not None:
             fields.setdefault("idempotency_key", key)
         asked = checked(Asked, fields, "a job")
@@ -213,6 +237,11 @@ class Handing(Door):
         super().__init__(facade, house)
         self._jobs = jobs
 
+    async def _with_files(self, plan: Plan, caller: Caller) -> Plan:
+        handed: Handed = plan.context
+        wanted = [replace(one, request=await self._house.in_place(one.request, caller)) for one in handed.wanted]
+        return replace(plan, context=replace(handed, wanted=tuple(wanted)))
+
     async def _answered(
         self,
         plan: Plan,
@@ -223,6 +252,8 @@ class Handing(Door):
     ) -> Reply | None:
         asked = plan.context.asked
         await service.admit(asked.task, caller)
+        if asked.webhook:
+            await self._jobs.webhooks.check(asked.webhook)
         job: Any = await self._jobs.desk.submit(
             plan.context.wanted,
             caller,
@@ -233,6 +264,26 @@ class Handing(Door):
             webhook=asked.webhook,
         )
         return self._facade.render([job], plan.context)
+
+
+class Postponing(Door):
+    """A facade's route, where what is asked may become a job."""
+
+    def __init__(self, facade: Facade, house: House, jobs: Jobs) -> None:
+        super().__init__(facade, house)
+        self._jobs = jobs
+
+    async def _answered(
+        self, plan: Plan, talk: Talk | None, service: Sensorium, trace: str, caller: Caller
+    ) -> Reply | None:
+        task = next((asked.task for asked in plan.requests if isinstance(asked, Request)), None)
+        if task is None or not plan.later:
+            return await super()._answered(plan, talk, service, trace, caller)
+        await service.admit(task, caller)
+        options = Options(cache=plan.cache, remote=plan.remote, max_cost=plan.max_cost)
+        wanted = [Wanted(asked, options, plan.timeout) for asked in plan.requests]
+        job = await self._jobs.desk.submit(wanted, caller, task=task, trace=trace)
+        return _taken([job], None)
 
 
 class Watching(Resuming):
@@ -288,7 +339,7 @@ class _Reader:
         ]
         told = [event for _, event in sorted(events)]
         if outcomes:
-            told.append(b"event: progress\ndata: %b\n\n" % to_json(_progress(job)))
+            told.append(b"event: progress\ndata: %b\n\n" % to_json(progress(job)))
         if events:
             self._at = max(number for number, _ in events)
         if job.over and len(outcomes) < AT_ONCE:
@@ -309,31 +360,6 @@ class _Reader:
 
     def _event(self, number: int, kind: str, data: bytes) -> bytes:
         return b"id: %b:%d\nevent: %b\ndata: %b\n\n" % (self._job.id.encode(), number, kind.encode(), data)
-
-
-def about(job: Job) -> dict[str, Any]:
-    """A job as JSON-ready fields."""
-    moments = {name: _moment(getattr(job, name)) for name in ("created", "started", "ended", "expires")}
-    return {
-        "id": job.id,
-        "task": job.task,
-        "state": job.state,
-        "priority": job.priority,
-        "progress": _progress(job),
-        **moments,
-        "webhook": job.webhook,
-    }
-
-
-def _progress(job: Job) -> dict[str, int]:
-    return {"total": job.total, "settled": job.settled, "done": job.done, "failed": job.failed, "dead": job.dead}
-
-
-def _moment(seconds: float | None) -> str | None:
-    """As RFC 3339 writes it."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _outcome(one: Outcome) -> bytes:
@@ -383,7 +409,8 @@ def _number(query: Mapping[str, Any], name: str, usual: int, most: int | None = 
 def _taken(jobs: Sequence[Any], context: Any) -> Reply:  # noqa: ARG001 - as facades render
     """The answer to who handed a job in."""
     (job,) = jobs
-    return Reply(202, to_json(about(job)), ((b"location", f"{LIST}/{job.id}".encode()),))
+    place = f"{LIST}/{job.id}"
+    return Reply(202, to_json({**about(job), "status_url": place}), ((b"location", place.encode()),))
 
 
 def operations() -> dict[str, Any]:
@@ -393,15 +420,17 @@ def operations() -> dict[str, Any]:
     body = {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
     form = {**schema, "properties": {**schema["properties"], "image": {"type": "string", "format": "binary"}}}
     body["content"]["multipart/form-data"] = {"schema": form}  # type: ignore[index] # a dictionary
-    key = _parameter("Idempotency-Key", "header", {"type": "string"}, "As `idempotency_key`")
-    job = _parameter("job", "path", {"type": "string", "pattern": f"^{IDENTITY.pattern}$"}, "Its id", required=True)
-    state = _parameter("state", "query", {"type": "string", "enum": ["", *get_args(JobState)]}, "Only those")
-    before = _parameter("before", "query", {"type": "string", "pattern": f"^({IDENTITY.pattern})?$"}, "Only older ones")
-    limit = _parameter("limit", "query", {"type": "integer", "minimum": 0, "maximum": LARGEST_PAGE}, "How many at most")
-    after = _parameter("after", "query", {"type": "integer", "minimum": 0}, "`next` of the page before")
-    last = _parameter(
+    key = parameter("Idempotency-Key", "header", {"type": "string"}, "As `idempotency_key`")
+    job = parameter("job", "path", {"type": "string", "pattern": f"^{IDENTITY.pattern}$"}, "Its id", required=True)
+    state = parameter("state", "query", {"type": "string", "enum": ["", *get_args(JobState)]}, "Only those")
+    before = parameter("before", "query", {"type": "string", "pattern": f"^({IDENTITY.pattern})?$"}, "Only older ones")
+    limit = parameter("limit", "query", {"type": "integer", "minimum": 0, "maximum": LARGEST_PAGE}, "How many at most")
+    after = parameter("after", "query", {"type": "integer", "minimum": 0}, "`next` of the page before")
+    last = parameter(
         "Last-Event-ID", "header", {"type": "string", "pattern": f"^({PLACE.pattern})?$"}, "The last `id` that was read"
     )
+    text = {"type": "object", "required": ["secret"], "properties": {"secret": {"type": "string"}}}
+    secret = {"description": "`whsec_` and base64", "content": {"application/json": {"schema": text}}}
     stream = {
         "200": {
             "description": "What was missed, and what comes",
@@ -410,29 +439,33 @@ def operations() -> dict[str, Any]:
     }
     return {
         LIST: {
-            "post": _operation(
-                "submit_job", "Hand in work that goes on without you", [key], {"202": _answer(_JOB)}, body
+            "post": operation(
+                "submit_job", "Hand in work that goes on without you", [key], {"202": answer(_TAKEN, "The job")}, body
             ),
-            "get": _operation(
-                "jobs", "Your own jobs, the newest first", [state, before, limit], {"200": _answer(_JOBS)}
+            "get": operation(
+                "jobs", "Your own jobs, the newest first", [state, before, limit], {"200": answer(_JOBS, "The jobs")}
             ),
         },
         ONE: {
-            "get": _operation(
-                "job", "How a job stands, and its outcomes", [job, after, limit], {"200": _answer(_PAGE)}
+            "get": operation(
+                "job",
+                "How a job stands, and its outcomes",
+                [job, after, limit],
+                {"200": answer(_PAGE, "The job, with outcomes")},
             ),
-            "delete": _operation(
-                "cancel_job", "End a job; what has an outcome keeps it", [job], {"200": _answer(_JOB)}
+            "delete": operation(
+                "cancel_job", "End a job; what has an outcome keeps it", [job], {"200": answer(_JOB, "The job")}
             ),
         },
         EVENTS: {
-            "get": _operation(
+            "get": operation(
                 "job_events",
                 "A job as it goes on",
                 [job, last],
                 {**stream, "204": {"description": "There is no more"}},
             )
         },
+        SIGNING: {"get": operation("webhook_secret", "By which you check calls of your webhooks", [], {"200": secret})},
     }
 
 
@@ -454,8 +487,23 @@ _FIELDS: dict[str, Any] = {
     "progress": _PROGRESS,
     **dict.fromkeys(("created", "started", "ended", "expires"), _WHEN),
     "webhook": {"type": ["string", "null"]},
+    "webhook_call": {
+        "type": ["object", "null"],
+        "description": "Whether the webhook has been told; `error` says why the last call failed",
+        "required": ["state", "calls", "error"],
+        "properties": {
+            "state": {"type": "string", "enum": ["waiting", "delivered", "failed"]},
+            "calls": {"type": "integer"},
+            "error": {"type": ["string", "null"]},
+        },
+    },
 }
 _JOB = {"type": "object", "required": [*_FIELDS], "properties": _FIELDS}
+_TAKEN = {
+    "type": "object",
+    "required": [*_FIELDS, "status_url"],
+    "properties": {**_FIELDS, "status_url": {"type": "string"}},
+}
 _JOBS = {
     "type": "object",
     "required": ["jobs", "next"],
@@ -475,24 +523,3 @@ _PAGE = {
         },
     },
 }
-
-
-def _parameter(name: str, place: str, schema: dict[str, Any], words: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "in": place, "schema": schema, "description": words, **more}
-
-
-def _answer(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": "The job or jobs", "content": {"application/json": {"schema": schema}}}
-
-
-def _operation(
-    name: str,
-    summary: str,
-    parameters: list[dict[str, Any]],
-    answers: dict[str, Any],
-    body: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    refused = (400, 401, 403, 404, 405, 408, 409, 410, 413, 415, 422, 429, 503)
-    refusals = {str(status): {"$ref": f"#/components/responses/Refused{status}"} for status in refused}
-    page = {"operationId": name, "summary": summary, "tags": ["jobs"], "parameters": parameters}
-    return {**page, **({"requestBody": body} if body else {}), "responses": {**answers, **refusals}}

@@ -77,6 +77,14 @@ class Files:
         """
         return _ours(self._put, self._folder / shelf, content)
 
+    def path(self, shelf: str, sha256: str) -> Path:
+        """Where a file is, or would be."""
+        return self._folder / shelf / sha256
+
+    def discard(self, shelf: str, sha256: str) -> None:
+        """Remove one file from a shelf, if it is there."""
+        self.path(shelf, sha256).unlink(missing_ok=True)
+
     def remove(self, shelf: str) -> None:
         """Remove a shelf with all that is on it, if there is one."""
         # On Windows a file that is being read cannot go; it goes with the next sweep.
@@ -110,4 +118,4 @@ def _ours(work: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
     try:
         return work(*args, **more)
     except OSError as error:
-        raise storage_failed("The input cannot be put aside", error) from error
+        raise storage_failed("The file cannot be put aside", error) from error

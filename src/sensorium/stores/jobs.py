@@ -15,19 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from pydantic_core import from_json, to_json
 
 from sensorium.errors import IdempotencyConflict, JobGone, UnknownJob, WorkerDied
-
-JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
-"""`failed`: no item has a result. What has an end stays as it is."""
-
-OutcomeState = Literal["done", "failed", "dead"]
-"""`dead`: given up, for it ended its worker again and again."""
-
-ENDED: frozenset[JobState] = frozenset({"done", "failed", "cancelled"})
+from sensorium.schemas.jobs import ENDED, JobState, OutcomeState
 
 REMEMBERED_SECONDS = 30 * 86400.0
 """For how long it is known of a job that it was there."""
@@ -83,6 +76,12 @@ class Job:
     expires: float | None = None
     """When it will be forgotten; None while it has not ended."""
     webhook: str | None = None
+    calls: int = 0
+    """How often its webhook was called."""
+    fault: str = ""
+    """Why the last of these calls failed; empty when it did not, or there was none."""
+    attend_at: float | None = None
+    """When there is something to be seen to, once it has ended; None: never more."""
     inputs: bool = False
 
     @property
@@ -127,6 +126,15 @@ class Settled(NamedTuple):
     """None: it is to be tried again, after so many seconds."""
     outcome: bytes = b""
     after: float = 0.0
+
+
+class Called(NamedTuple):
+    """What became of a call of a job's webhook."""
+
+    fault: str = ""
+    """Why it failed; empty when it did not."""
+    after: float | None = None
+    """In how many seconds to call again; None: never."""
 
 
 class Counts(NamedTuple):
@@ -182,11 +190,14 @@ class JobStore(Protocol):
     async def lost(self, worker: str) -> None:
         """As `give_back`, for a worker that died: its items are tried again, each alone, after a pause; or are dead, after too many deaths."""
 
-    async def unattended(self, most: int) -> list[Job]:
-        """Jobs that have ended and have files or a webhook to be seen to, the first that ended first."""
+    async def unattended(self, most: int, seconds: float) -> list[Job]:
+        """Jobs that have ended and have files or a webhook to be seen to, those that waited longest first.
 
-    async def attended(self, identity: str) -> None:
-        """All has been seen to that was to be done when the job had ended."""
+        For so many seconds nobody else is given them.
+        """
+
+    async def attended(self, identity: str, called: Called | None = None) -> None:
+        """All has been seen to that was to be done when the job had ended; unless a call is to be made again."""
 
     async def forget_old(self) -> list[str]:
         """Forget jobs whose time is over, but for that they were there; their ids."""
@@ -217,7 +228,9 @@ def dead(order: bytes, deaths: int) -> bytes:
 
 
 def unknown() -> UnknownJob:
-    return UnknownJob("There is no such job", why="or it is another key's", fix="Use the id of one of your own")
+    return UnknownJob(
+        "There is no such job", why="it is unknown, or another key's", fix="Use the id of one of your own"
+    )
 
 
 def gone() -> JobGone:

@@ -5,7 +5,7 @@
 --
 -- last                      the number of the newest job
 -- ids                       hash: id -> number, 15 digits, so that text sorts as numbers do
--- job:<number>              hash: the fields of `Job`, and owner, key, digest, attended
+-- job:<number>              hash: the fields of `Job`, and owner, key, digest
 -- orders:<number>           hash: place -> line of work, newline, order; goes when the outcome comes
 -- tries:, deaths:<number>   hashes: place -> how often, where it is not never
 -- outcomes:<number>         sorted by number of change: place:state:outcome
@@ -16,7 +16,8 @@
 -- suspects:<line>           the same, of those whose worker died
 -- leases, holders, held:<worker>  until when an item is leased, by whom, and what each worker holds
 -- claim:<worker>            what its last claim gave it: asked again, because the reply was lost, it is told the same
--- expiring, gone, unattended      ended jobs, sorted by time
+-- expiring, gone            ended jobs, sorted by time
+-- unattended                the same, of those with something to be seen to, sorted by when that is due
 -- counts                    hash: jobs that wait and run, items without an outcome
 
 local PREFIX = KEYS[1]
@@ -123,8 +124,8 @@ local function finish(job, state, kept)
     call('HINCRBY', key, 'number', 1)
     call('HSET', key, 'ended', moment(now), 'expires', moment(now + kept))
     call('ZADD', 'expiring', now + kept, job)
-    local about = call('HMGET', key, 'attended', 'task', 'created')
-    if about[1] == '0' then call('ZADD', 'unattended', now, job) end
+    local about = call('HMGET', key, 'attend_at', 'task', 'created')
+    if about[1] then call('ZADD', 'unattended', now, job) end
     for _, part in ipairs({about[2], state, moment(now - tonumber(about[3]))}) do ended[#ended + 1] = part end
 end
 
@@ -255,10 +256,10 @@ function act.submit()
     local job = string.format('%015d', call('INCR', 'last'))
     call('HSET', 'ids', id, job)
     if key ~= '' then call('HSET', 'keys:' .. owner, key, job .. ' ' .. digest) end
-    local attended = (webhook ~= '' or inputs == '1') and '0' or '1'
     call('HSET', 'job:' .. job, 'id', id, 'owner', owner, 'task', task, 'priority', priority, 'done', 0, 'failed', 0,
-        'dead', 0, 'number', 1, 'began', 0, 'created', moment(now), 'inputs', inputs, 'key', key, 'attended', attended)
+        'dead', 0, 'number', 1, 'began', 0, 'created', moment(now), 'inputs', inputs, 'key', key)
     if webhook ~= '' then call('HSET', 'job:' .. job, 'webhook', webhook) end
+    if webhook ~= '' or inputs == '1' then call('HSET', 'job:' .. job, 'attend_at', 0) end
     call('ZADD', 'of:all:' .. owner, tonumber(job), job)
     enter(job, 'waiting')
     local wrong = {}
@@ -393,19 +394,34 @@ function act.lost()
     return {}
 end
 
--- how many at most
+local function attend_again(job, at)
+    call('ZADD', 'unattended', at, job)
+    call('HSET', 'job:' .. job, 'attend_at', moment(at))
+end
+
+-- how many at most, for how many seconds nobody else is given them
 function act.unattended()
-    local told = {}
-    for index, job in ipairs(call('ZRANGE', 'unattended', 0, number() - 1)) do told[index] = job_of(job) end
+    local most, seconds, told = number(), number(), {}
+    for index, job in ipairs(call('ZRANGEBYSCORE', 'unattended', '-inf', now, 'LIMIT', 0, most)) do
+        told[index] = job_of(job)
+        attend_again(job, now + seconds)
+    end
     return told
 end
 
--- id
+-- id, whether its webhook was called, why in vain, in how many seconds again
 function act.attended()
-    local job = call('HGET', 'ids', text())
-    if job then
-        call('HSET', 'job:' .. job, 'attended', 1)
+    local job, called, fault, after = call('HGET', 'ids', text()), number(), text(), number()
+    if not job then return {} end
+    if after then
+        attend_again(job, now + after)
+    else
         call('ZREM', 'unattended', job)
+        call('HDEL', 'job:' .. job, 'attend_at')
+    end
+    if called == 1 then
+        call('HINCRBY', 'job:' .. job, 'calls', 1)
+        call('HSET', 'job:' .. job, 'fault', fault)
     end
     return {}
 end

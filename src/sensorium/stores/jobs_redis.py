@@ -16,15 +16,15 @@ from typing import Any, NamedTuple, cast
 from pydantic_core import to_json
 
 from sensorium.errors import SensoriumError
+from sensorium.schemas.jobs import JobState, OutcomeState
 from sensorium.stores.files import storage_failed
 from sensorium.stores.jobs import (
     REMEMBERED_SECONDS,
+    Called,
     Counts,
     Item,
     Job,
-    JobState,
     Outcome,
-    OutcomeState,
     Settled,
     Submission,
     conflict,
@@ -44,6 +44,9 @@ PATIENCE_SECONDS = 5.0
 
 MOST_FORGOTTEN = 200
 """Jobs that are forgotten in one step."""
+
+MOMENTS = ("started", "ended", "expires", "attend_at")
+"""The fields of a job that are times, and not always there."""
 
 REFUSALS: dict[bytes, Callable[[], SensoriumError]] = {b"unknown": unknown, b"gone": gone, b"conflict": conflict}
 
@@ -134,11 +137,12 @@ class RedisJobs:
     async def lost(self, worker: str) -> None:
         await self._asked("lost", worker, *self._grave())
 
-    async def unattended(self, most: int) -> list[Job]:
-        return [_job(one) for one in await self._asked("unattended", most)]
+    async def unattended(self, most: int, seconds: float) -> list[Job]:
+        return [_job(one) for one in await self._asked("unattended", most, seconds)]
 
-    async def attended(self, identity: str) -> None:
-        await self._asked("attended", identity)
+    async def attended(self, identity: str, called: Called | None = None) -> None:
+        fault, after = (called.fault, called.after) if called else ("", None)
+        await self._asked("attended", identity, int(called is not None), fault, "" if after is None else after)
 
     async def forget_old(self) -> list[str]:
         return [one.decode() for one in await self._asked("forget_old", MOST_FORGOTTEN, REMEMBERED_SECONDS)]
@@ -193,7 +197,7 @@ def _by(count: int, parts: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:
 
 def _job(told: Sequence[bytes]) -> Job:
     fields = {name.decode(): value.decode() for name, value in _by(2, told)}
-    moments = {name: float(fields[name]) if name in fields else None for name in ("started", "ended", "expires")}
+    moments = {name: float(fields[name]) if name in fields else None for name in MOMENTS}
     return Job(
         id=fields["id"],
         owner=fields["owner"],
@@ -209,6 +213,8 @@ def _job(told: Sequence[bytes]) -> Job:
         created=float(fields["created"]),
         **moments,
         webhook=fields.get("webhook"),
+        calls=int(fields.get("calls", 0)),
+        fault=fields.get("fault", ""),
         inputs=fields["inputs"] == "1",
     )
 

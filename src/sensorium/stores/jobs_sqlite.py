@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from sensorium.errors import InvalidConfiguration, SensoriumError
+from sensorium.schemas.jobs import JobState, OutcomeState
 from sensorium.stores.files import storage_failed
 from sensorium.stores.jobs import (
     REMEMBERED_SECONDS,
+    Called,
     Counts,
     Item,
     Job,
-    JobState,
     Outcome,
-    OutcomeState,
     Settled,
     Submission,
     conflict,
@@ -50,12 +50,13 @@ CREATE TABLE IF NOT EXISTS jobs (
     priority INTEGER NOT NULL, total INTEGER NOT NULL, done INTEGER NOT NULL DEFAULT 0,
     failed INTEGER NOT NULL DEFAULT 0, dead INTEGER NOT NULL DEFAULT 0, number INTEGER NOT NULL DEFAULT 1,
     began INTEGER NOT NULL DEFAULT 0, created REAL NOT NULL, started REAL, ended REAL, expires REAL, webhook TEXT,
-    inputs INTEGER NOT NULL, key TEXT, digest TEXT NOT NULL, attended INTEGER NOT NULL, gone INTEGER NOT NULL DEFAULT 0
+    calls INTEGER NOT NULL DEFAULT 0, fault TEXT NOT NULL DEFAULT '', attend_at REAL,
+    inputs INTEGER NOT NULL, key TEXT, digest TEXT NOT NULL, gone INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_key ON jobs (owner, key) WHERE key IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, place) WHERE NOT gone;
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state) WHERE state IN ('waiting', 'running');
-CREATE INDEX IF NOT EXISTS jobs_unattended ON jobs (ended) WHERE ended IS NOT NULL AND NOT attended;
+CREATE INDEX IF NOT EXISTS jobs_unattended ON jobs (attend_at) WHERE ended IS NOT NULL AND attend_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_by_expiry ON jobs (gone, expires) WHERE expires IS NOT NULL;
 CREATE TABLE IF NOT EXISTS items (
     job INTEGER NOT NULL, place INTEGER NOT NULL, owner TEXT NOT NULL, priority INTEGER NOT NULL, request BLOB NOT NULL,
@@ -141,11 +142,14 @@ class SqliteJobs:
     async def lost(self, worker: str) -> None:
         await self._write(self._lost, worker)
 
-    async def unattended(self, most: int) -> list[Job]:
-        return await self._read(_unattended, most)
+    async def unattended(self, most: int, seconds: float) -> list[Job]:
+        # Mostly there is none, which costs no write to see.
+        if not await self._read(_unattended, 1, self._clock()):
+            return []
+        return await self._write(self._unattended, most, seconds)
 
-    async def attended(self, identity: str) -> None:
-        await self._write(_attended, identity)
+    async def attended(self, identity: str, called: Called | None = None) -> None:
+        await self._write(self._attended, identity, called)
 
     async def forget_old(self) -> list[str]:
         return await self._write(self._forget_old)
@@ -212,13 +216,13 @@ class SqliteJobs:
     def _submit(self, connection: sqlite3.Connection, new: Submission) -> Job:
         if new.key is not None and (known := _by_key(connection, new)) is not None:
             return known
-        attended = not (new.inputs or new.webhook)
+        attend_at = 0.0 if new.inputs or new.webhook else None
         cursor = connection.execute(
-            "INSERT INTO jobs (id, owner, task, state, priority, total, created, webhook, inputs, key, digest, attended) "
+            "INSERT INTO jobs (id, owner, task, state, priority, total, created, webhook, inputs, key, digest, attend_at) "
             "VALUES (?, ?, ?, 'waiting', ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(new.id, new.owner, new.task, new.priority, len(new.orders), self._clock()),
-                *(new.webhook, new.inputs, new.key, new.digest, attended),
+                *(new.webhook, new.inputs, new.key, new.digest, attend_at),
             ),
         )
         job = cursor.lastrowid
@@ -300,6 +304,20 @@ class SqliteJobs:
         ).fetchone()
         self._ended.append((task, state, now - created))
 
+    def _unattended(self, connection: sqlite3.Connection, most: int, seconds: float) -> list[Job]:
+        jobs = _unattended(connection, most, self._clock())
+        until = self._clock() + seconds
+        connection.executemany("UPDATE jobs SET attend_at = ? WHERE id = ?", [(until, job.id) for job in jobs])
+        return jobs
+
+    def _attended(self, connection: sqlite3.Connection, identity: str, called: Called | None) -> None:
+        after = called.after if called else None
+        attend_at = None if after is None else self._clock() + after
+        connection.execute("UPDATE jobs SET attend_at = ? WHERE id = ?", (attend_at, identity))
+        if called:
+            told = "UPDATE jobs SET calls = calls + 1, fault = ? WHERE id = ?"
+            connection.execute(told, (called.fault, identity))
+
     def _lost(self, connection: sqlite3.Connection, worker: str) -> None:
         self._collect(connection, "worker = ?", worker)
 
@@ -321,7 +339,7 @@ class SqliteJobs:
         going = connection.execute(old, (now, MOST_FORGOTTEN)).fetchall()
         connection.executemany("DELETE FROM outcomes WHERE job = ?", [(place,) for place, _ in going])
         connection.executemany(
-            "UPDATE jobs SET gone = 1, attended = 1, key = NULL, webhook = NULL WHERE place = ?",
+            "UPDATE jobs SET gone = 1, attend_at = NULL, key = NULL, webhook = NULL WHERE place = ?",
             [(place,) for place, _ in going],
         )
         connection.execute("DELETE FROM jobs WHERE gone = 1 AND expires <= ?", (now - REMEMBERED_SECONDS,))
@@ -419,13 +437,9 @@ def _outcomes(connection: sqlite3.Connection, identity: str, after: int, most: i
     return [Outcome(*row) for row in connection.execute(wanted, (identity, after, most))]
 
 
-def _unattended(connection: sqlite3.Connection, most: int) -> list[Job]:
-    wanted = f"SELECT {COLUMNS} FROM jobs WHERE ended IS NOT NULL AND NOT attended ORDER BY ended LIMIT ?"  # noqa: S608 - ours
-    return [_read_job(row) for row in connection.execute(wanted, (most,))]
-
-
-def _attended(connection: sqlite3.Connection, identity: str) -> None:
-    connection.execute("UPDATE jobs SET attended = 1 WHERE id = ?", (identity,))
+def _unattended(connection: sqlite3.Connection, most: int, now: float) -> list[Job]:
+    wanted = f"SELECT {COLUMNS} FROM jobs WHERE ended IS NOT NULL AND attend_at <= ? ORDER BY attend_at LIMIT ?"  # noqa: S608 - ours
+    return [_read_job(row) for row in connection.execute(wanted, (now, most))]
 
 
 def _unknown(connection: sqlite3.Connection, identities: Collection[str]) -> set[str]:

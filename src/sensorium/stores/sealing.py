@@ -1,9 +1,13 @@
-"""Seals the secrets of keys that sign: whoever gets the file with the keys cannot read them without the server's own."""
+"""Seals the secrets of keys that sign: whoever gets the file with the keys cannot read them without the server's own.
+
+Of the server's own key other secrets are derived too, one for each purpose: none of them tells another.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import os
 import secrets
 import stat
@@ -62,6 +66,12 @@ def seal_of(given: SecretStr | None, folder: Path, *, make: bool = False) -> Sea
     Raises InvalidConfiguration when it is too short, missing, or open to others.
     """
     return Seal(_long_enough(_from_file(folder / FILE, make) if given is None else given.get_secret_value()))
+
+
+def derived(given: SecretStr | None, folder: Path, purpose: str) -> bytes:
+    """32 bytes that only who has the server's own key can know; the key is made if there is none. Raises as `seal_of`."""
+    text = _long_enough(_from_file(folder / FILE, True) if given is None else given.get_secret_value())
+    return hmac.digest(text.strip().encode(), f"sensorium: {purpose}".encode(), "sha256")
 
 
 def _long_enough(text: str) -> str:

@@ -75,6 +75,8 @@ class Plan:
     """The most that each answer may cost, in US dollars."""
     stream: bool = False
     """Whether the answer is told as it comes. The plan then has one request, and the facade an encoder."""
+    later: bool = False
+    """Whether it becomes a job, which the caller is told of at once, and no answer is waited for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ Several `file` fields are answered in their order, each with what it would have 
     {"results": [{"results": [{"class": "golden_retriever", "prob": 0.93}, ...]}, {"error": "..."}]}
 
 The status is 200 unless all of them failed.
+
+With `?async=1` nothing is waited for: the answer is 202 and a job, whose `status_url` (and `Location`) tells how it stands
+and its outcomes, as `/v1/jobs` does.
 """
 
 from __future__ import annotations
@@ -35,6 +38,9 @@ NO_FILE, INVALID_MODEL = "No file uploaded", "Invalid model"
 
 TOP = 3
 
+YES_OR_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+"""How a query says whether."""
+
 
 def parse(message: Message) -> Plan:
     """Raises InvalidRequest when no file was sent, or one without a name, as browsers send an empty field."""
@@ -42,7 +48,8 @@ def parse(message: Message) -> Plan:
     if not files:
         raise InvalidRequest(NO_FILE)
     model = message.fields.get("model") or message.query.get("model") or None
-    return Plan(tuple(_request(source, model) for source in files), context=len(files) > 1)
+    later = _is_later(message.query.get("async", "0"))
+    return Plan(tuple(_request(source, model) for source in files), context=len(files) > 1, later=later)
 
 
 def render(outcomes: Sequence[Outcome], context: bool) -> Reply:
@@ -75,16 +82,30 @@ def operation() -> dict[str, Any]:
         "model": {"type": "string", "description": "Ignores case. Absent or empty: the default."},
     }
     form = {"type": "object", "required": ["file"], "properties": fields}
+    text = {"type": "string"}
+    job = {"type": "object", "required": ["id", "status_url"], "properties": {"id": text, "status_url": text}}
     return {
         "operationId": "predict",
         "summary": "Name what a picture shows, as the classic Flask service did",
         "description": "Several files are answered in their order, each with what it would have got alone.",
         "tags": ["compatible"],
+        "parameters": [
+            {
+                "name": "async",
+                "in": "query",
+                "schema": {"type": "string", "enum": [*YES_OR_NO]},
+                "description": "Whether to be told of a job at once, rather than to wait for the answer",
+            }
+        ],
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
         "responses": {
             "200": {
                 "description": "The three likeliest names; for several files, a list of what each would have got alone",
                 "content": {"application/json": {"schema": {"oneOf": [answer, several]}, "example": example}},
+            },
+            "202": {
+                "description": "With `async`: the job; `status_url` and `Location` say where it is looked up",
+                "content": {"application/json": {"schema": job}},
             },
             "default": {
                 "description": "Why there is no answer",
@@ -107,6 +128,12 @@ def _request(source: Source | SensoriumError, model: Any) -> Request | Sensorium
         return checked(ClassifyRequest, fields, ClassifyRequest.task)
     except InvalidRequest as error:  # only the name can be wrong: it is too long
         return UnknownModel("No model has such a name", why=error.why)
+
+
+def _is_later(said: Any) -> bool:
+    if str(said).lower() not in YES_OR_NO:
+        raise InvalidRequest("`async` is neither 1 nor 0")
+    return YES_OR_NO[str(said).lower()]
 
 
 def _answer(result: Result) -> dict[str, Any]:

@@ -44,6 +44,9 @@ Decoder = Callable[[Any], Any]
 FILE = "file"
 """The form field that stands for a task's first picture, whatever that is called."""
 
+FILE_ID = "file_id"
+"""What names an uploaded file, in an object in a picture's place."""
+
 MOST_FIELDS = 100
 """Beside files; no task has as many."""
 
@@ -259,7 +262,9 @@ def _source(name: str, value: Any) -> Source:
         raise value
     if isinstance(value, str):
         return Source.from_wire(value)
-    raise InvalidRequest(f"`{name}` is not a picture", fix="Send a URL or a data URL, as text")
+    if isinstance(value, Mapping) and [*value] == [FILE_ID] and isinstance(value[FILE_ID], str):
+        return Source.uploaded(value[FILE_ID])
+    raise InvalidRequest(f"`{name}` is not a picture", fix="Send a URL, a data URL or an uploaded file's id, as text")
 
 
 def _properties(model: type[BaseModel]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="any")
     client.chat.completions.create(model="perception", messages=[{"role": "user", "content": "Hello"}])
 
-What a message may hold: text, and `image_url` with an http(s) or data URL and `detail`. Fields that are not known here
+What a message may hold: text, `image_url` with an http(s) or data URL and `detail`, and `file` with the `file_id` of an
+uploaded picture. Fields that are not known here
 are left alone, since there are more of them each month; what would be answered otherwise than asked is refused: several
 choices, sound, files, tools that must be called. `privacy`, `max_cost`, `cache` and `timeout` are ours, and kept: who says
 that a picture must not leave the house is not to be overheard.
@@ -283,10 +284,13 @@ def _part(part: Mapping[str, Any], place: str) -> Words | Picture:
         return Words.model_construct(text=part[kind])
     if kind == "image_url":
         return _picture(part.get("image_url"), f"{place}.image_url")
+    if kind == "file":
+        return _file(part.get("file"), f"{place}.file")
     if kind == "text":
         raise InvalidRequest(f"`{place}.text` is not text")
     raise InvalidRequest(
-        f"`{place}` is of type {str(kind)[:40]!r}, which is not taken here", fix="Send parts of type text or image_url"
+        f"`{place}` is of type {str(kind)[:40]!r}, which is not taken here",
+        fix="Send parts of type text, image_url or file",
     )
 
 
@@ -297,6 +301,14 @@ def _picture(value: Any, place: str) -> Picture:
     if detail not in (None, "auto", "low", "high", "original"):
         raise InvalidRequest(f"`{place}.detail` is none that is known", fix="Use auto, low, high or original")
     return Picture.model_construct(image=Source.from_wire(url), detail=detail or "auto")
+
+
+def _file(value: Any, place: str) -> Picture:
+    """One that was uploaded before."""
+    identity = value.get("file_id") if isinstance(value, Mapping) else None
+    if not isinstance(identity, str):
+        raise InvalidRequest(f"`{place}.file_id` is missing", fix="Name a file that was sent to `/v1/files` before")
+    return Picture.model_construct(image=Source.uploaded(identity), detail="auto")
 
 
 def _schema(wanted: Any) -> Mapping[str, Any] | None:

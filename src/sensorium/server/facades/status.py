@@ -15,6 +15,7 @@ STATUS: dict[type[SensoriumError], int] = {
     errors.UnknownTask: 404,
     errors.UnknownStream: 404,
     errors.UnknownJob: 404,
+    errors.UnknownFile: 404,
     errors.IdempotencyConflict: 409,
     errors.InputTooLarge: 413,
     errors.UnidentifiedMedia: 415,
