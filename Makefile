@@ -7,17 +7,19 @@ PEERS := .venv-peers
 GATEWAY_PEERS := .venv-gateway-peers
 SDKS := .venv-sdks
 TORCH := .venv-torch
+RAY := .venv-ray
 
 # Compiled files are kept, as they are for users: many tests and benches start Python again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-gateway bench-flow bench-batch bench-jobs bench-celery bench-overload soak docs test-slow test-sdks test-torch fuzz check-arm64 clean
+.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-gateway bench-flow bench-batch bench-jobs bench-celery bench-overload soak docs test-slow test-sdks test-torch test-ray fuzz check-arm64 clean
 
 help:
 	@echo "make demo   run the main job on real photographs, from nothing"
 	@echo "make test   all tests, in a fresh environment"
 	@echo "make test-sdks   other people's clients against our server"
 	@echo "make test-torch   vision-language models on PyTorch"
+	@echo "make test-ray   batches on Ray"
 	@echo "make check  format, lint, types, import rules and the fast tests"
 	@echo "make bench-gateway   what our server costs between clients and a provider"
 	@echo "make bench-batch     ten thousand pictures by one command, against a bare loop"
@@ -56,6 +58,16 @@ $(TORCH)/installed: pyproject.toml constraints.txt constraints-torch.txt
 
 test-torch: $(TORCH)/installed
 	$(TORCH)/bin/python -m pytest tests/torch
+
+# Batches on Ray, in an environment of their own.
+$(RAY)/installed: pyproject.toml constraints.txt constraints-ray.txt
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-ray.txt \
+		-e '.[ray]' pytest pytest-asyncio pytest-timeout requests
+	@touch $@
+
+test-ray: $(RAY)/installed
+	$(RAY)/bin/python -m pytest tests/ray
 
 fuzz: $(VENV)/installed
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest tests/media/test_fuzz.py
@@ -126,4 +138,4 @@ soak: $(VENV)/installed
 	$(BIN)/python -m benchmarks.serving.soak
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(SDKS) $(TORCH) demo-out build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(PEERS) $(SDKS) $(TORCH) $(RAY) demo-out build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -16,6 +16,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     "redis": "redis",
     "celery": "celery",
+    "ray": "ray",
     "jinja2": "torch",
     "torch": "torch",
     "transformers": "torch",

@@ -89,7 +89,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            process_group=0 if os.name == "posix" else None,  # Ctrl-C is heard here only
+            start_new_session=True,  # Ctrl-C is heard here only
         )
         child = cls(process)
         try:
@@ -168,22 +168,27 @@ class Child:
 
 
 class Hands:
-    """Several processes, each with its own place."""
+    """Several processes, each with its own place. Must be closed."""
 
     def __init__(self, plan: Plan, order: Callable[[Item], bytes], take: Take, settle: Settle) -> None:
-        self._plan, self.order, self.take, self._settle = plan, order, take, settle
+        self.order, self.take, self._settle = order, take, settle
+        self._places = [_Place(self, plan) for _ in range(plan.processes)]
         self._dead_in_a_row = 0
         self.stopping = False
         """Whether what is not under way is left."""
 
     async def work(self) -> None:
-        """Until there is nothing to take. Raises WorkerDied when no process lives, whatever it is given."""
+        """Until there is nothing to take; may be called again. Raises WorkerDied when no process lives, whatever it is given."""
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self._plan.processes):
-                    group.create_task(_Place(self, self._plan).work())
+                for place in self._places:
+                    group.create_task(place.work())
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from failed.exceptions[0].__cause__
+
+    async def close(self) -> None:
+        """End the processes, whatever they do."""
+        await asyncio.gather(*(place.close() for place in self._places))
 
     async def done(self, items: Chunk, outcomes: Sequence[bytes]) -> None:
         self._dead_in_a_row = 0
@@ -211,15 +216,17 @@ class _Place:
         self._empty = False
 
     async def work(self) -> None:
-        try:
-            while not self._hands.stopping and (self._suspects or not self._empty):
-                if self._suspects:
-                    await self._try_alone(self._suspects.popleft())
-                else:
-                    await self._work_on()
-        finally:
-            if self._child:
-                await self._child.end()
+        self._empty = False
+        while not self._hands.stopping and (self._suspects or not self._empty):
+            if self._suspects:
+                await self._try_alone(self._suspects.popleft())
+            else:
+                await self._work_on()
+
+    async def close(self) -> None:
+        child, self._child = self._child, None
+        if child:
+            await child.end()
 
     async def _work_on(self) -> None:
         """Keep the process busy until there is no more, or it dies."""

@@ -19,6 +19,7 @@ from sensorium.batch.files import Files
 from sensorium.batch.hands import CHUNK, Chunk, Hands, Plan, as_error, error_outcome
 from sensorium.batch.inputs import Inputs, Item, again, together, typed
 from sensorium.batch.journal import Journal, Line, cost_of
+from sensorium.batch.on_ray import RayHands
 from sensorium.config import Settings
 from sensorium.engine import Card, Options
 from sensorium.errors import (
@@ -82,6 +83,8 @@ class Batch:
     retry_failed: bool = False
     max_cost: float | None = None
     """In US dollars, of all answers of the batch together."""
+    on: str = "here"
+    """Where the work is done: `here`, or `ray`, which may be followed by a colon and the address of a cluster."""
 
 
 State = Literal["complete", "stopped", "cost"]
@@ -122,6 +125,7 @@ async def opened(batch: Batch, progress: Progress = ignore) -> AsyncIterator[Run
     Raises what keeps it from going on: InvalidConfiguration, OutputFailed, or what every request would meet.
     """
     batch.inputs.check()
+    _check_place(batch)
     async with Sensorium(batch.settings) as service:
         request = _template(service, batch)
         files = Files(Path(batch.output), batch.format) if batch.output != "-" else None
@@ -169,7 +173,7 @@ class Running:
         self._held: dict[int, Line | None] = {}
         self._next = 0
         self._estimate: Estimate | None = None
-        self._hands: Hands | None = None
+        self._hands: Hands | RayHands | None = None
         self._feed: Feeder | None = None
 
     async def estimate(self) -> Estimate | None:
@@ -189,11 +193,12 @@ class Running:
         start = time.monotonic()
         items = together(self._batch.inputs, again(self._again))
         self._feed = Feeder(items, 1 if self._batch.inputs.is_live else HANDFUL)
-        self._hands = Hands(self._plan(), self._order, self._take, self._settle)
+        self._hands = self._hands_of(self._plan())
         try:
             await self._hands.work()
         finally:
             self._feed.end()
+            await self._hands.close()
         if self.stopping:
             self._state = "stopped"
         elif self.seen == 0:
@@ -210,6 +215,12 @@ class Running:
         if self._hands and self._feed:
             self._hands.stopping = True
             self._feed.end()
+
+    def _hands_of(self, plan: Plan) -> Hands | RayHands:
+        where, _, address = self._batch.on.partition(":")
+        if where == "here":
+            return Hands(plan, self._order, self._take, self._settle)
+        return RayHands(plan, self._order, self._take, self._settle, self._batch.at_once, address or None)
 
     def _plan(self) -> Plan:
         settings, at_once = self._batch.settings, self._batch.at_once
@@ -389,6 +400,17 @@ def _template(service: Sensorium, batch: Batch) -> Request:
     request = checked(kind, {**batch.fields, kind.source_fields()[0]: place}, batch.task, trusted=True)
     service.check(request)
     return request
+
+
+def _check_place(batch: Batch) -> None:
+    """Raises InvalidRequest where what is asked for is kept by this process alone."""
+    if batch.on == "here":
+        return
+    if batch.max_cost is not None:
+        raise InvalidRequest("--max-cost is kept on this machine only", fix="Leave --on out")
+    if batch.keep_order and batch.output == "-":
+        fix = "Name a file by -o, or leave --keep-order out"
+        raise InvalidRequest("Results cannot be put in order on standard output with --on ray", fix=fix)
 
 
 def _refuse_inside(batch: Batch, output: Path) -> None:

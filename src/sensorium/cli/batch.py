@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sensorium.cli.group import FAILED, INTERRUPTED, exit_code
-from sensorium.cli.options import given
+from sensorium.cli.options import ParamType, given
 from sensorium.cli.screen import Screen
 from sensorium.cli.tasks import TAKEN, Amount, finish, own_options, serving_options
 from sensorium.config import load_settings
@@ -52,11 +52,26 @@ OWN = (
     "recursive",
     "keep-order",
     "at-once",
+    "on",
     "restart",
     "retry-failed",
     "estimate",
 )
 """Options that a batch has beside those of all tasks."""
+
+
+class Place(ParamType):
+    """Where work can be done."""
+
+    name = "where"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        where, colon, address = value.partition(":")
+        if value != "here" and (where != "ray" or bool(colon) != bool(address)):
+            self.fail(
+                f"{value!r} is no place for work: it is here, ray or ray:ADDRESS, such as ray:10.0.0.5:6379", param, ctx
+            )
+        return value
 
 
 class Command(click.Command):
@@ -123,6 +138,13 @@ def _task(name: str, ctx: click.Context) -> Task:
     metavar="N",
     help="How many inputs are under way at once. [default: what keeps the cores busy, or what the provider allows]",
 )
+@click.option(
+    "--on",
+    type=Place(),
+    default="here",
+    metavar="WHERE",
+    help="Where the work is done: here, ray, or ray:ADDRESS of a cluster. [default: here]",
+)
 @click.option("--restart", is_flag=True, help="Begin anew: what the output holds is lost.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed, then go on.")
 @click.option(
@@ -171,6 +193,7 @@ def _batch(task: Task, inputs: Inputs, options: dict[str, Any]) -> Batch:
         restart=options["restart"],
         retry_failed=options["retry_failed"],
         max_cost=options["max_cost"],
+        on=options["on"],
     )
 
 
