@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
-from tests.batch.conftest import home, models, photos, sensorium  # noqa: F401 - fixtures
+from tests.batch.conftest import models  # noqa: F401 - fixtures
+from tests.cli.conftest import home  # noqa: F401
 
 HERE = importlib.util.find_spec("ray") is not None
 

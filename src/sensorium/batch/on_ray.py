@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import os
+import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,10 @@ STORE_BYTES = 200 * 2**20
 
 STARTING_SECONDS = 120
 """How long actors may take to come up before a cluster counts as too small."""
+
+
+KNOCK_SECONDS = 5.0
+"""How long a cluster may take to take a connection."""
 
 
 class Doer:
@@ -112,8 +117,9 @@ class RayHands:
             "_node_ip_address": "127.0.0.1",
         }
         try:
+            _knock(address)
             ray.init(address, log_to_driver=False, logging_level="error", **(own if address == "local" else {}))
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             why = str(error).partition("\n")[0]
             raise Unavailable(
                 "There is no cluster of Ray", why=why, fix="Check the address, and that it runs"
@@ -178,6 +184,13 @@ class RayHands:
         if not self._plan.computes:
             return 1
         return self._actors or max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nothing listens: Ray itself tries for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), KNOCK_SECONDS).close()
 
 
 def _ours(error: BaseException) -> SensoriumError:
