@@ -34,7 +34,7 @@ from sensorium.schemas.classify import ClassifyRequest
 CONTESTANTS = {"one worker": 1, "two workers": 2}
 ITEMS = int(os.environ.get("ITEMS", "960"))
 """Of a job: so many turns that the last one, which one worker does alone, weighs little."""
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
+ROUNDS = int(os.environ.get("ROUNDS", "4"))
 GOAL = 1.7
 END_SECONDS = 120.0
 

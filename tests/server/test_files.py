@@ -242,6 +242,7 @@ def _part(server: Server, upload: str, data: bytes) -> Any:
         ("jobs", "GET, HEAD, POST"),
         (f"jobs/{'0' * 32}", "DELETE, GET, HEAD"),
         ("usage", "GET, HEAD"),
+        ("models/a/reload", "POST"),
     ],
 )
 def test_another_method_is_told_all_that_the_path_takes(server: Server, path: str, allowed: str) -> None:

@@ -37,9 +37,6 @@ from sensorium.server.health import readiness
 from sensorium.server.origins import KnownHosts
 from sensorium.server.shortcut import Shortcut
 
-ANY_TASK = "/v1/{task}"
-"""Takes what is posted to no task, to say which there are."""
-
 
 def create_app(settings: Settings | None = None) -> Starlette:
     """The server, for any ASGI host that runs its lifespan; the service lives in that host's loop.
@@ -229,7 +226,7 @@ def _pages(
         _page(files.FILE, guarded(house, filing.deleted), "DELETE"),
         _page(files.UPLOAD, guarded(house, filing.upload)),
         _page(files.CANCEL, guarded(house, filing.cancelled), "POST"),
-        _page(ANY_TASK, unknown_task, "POST"),
+        _page("/v1/{task}", unknown_task, "POST"),
     ]
 
 
@@ -281,10 +278,11 @@ async def _refused(request: Request, error: HTTPException) -> Response:
 
 
 def _allowed(request: Request) -> set[str]:
-    """The methods that routes of this path take."""
+    """The methods that routes of this path take: those written as the first one is that leads there."""
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    routes = [one for one in request.app.routes if isinstance(one, Route) and one.path != ANY_TASK]
-    return {method for one in routes if one.path_regex.match(path) for method in one.methods or ()}
+    routes = [one for one in request.app.routes if isinstance(one, Route)]
+    written = next((one.path for one in routes if one.path_regex.match(path)), None)
+    return {method for one in routes if one.path == written for method in one.methods or ()}
 
 
 def _response(reply: Reply, headers: dict[str, str] | None = None) -> Response:

@@ -219,6 +219,8 @@ class Cabinet:
 
     async def sweep(self) -> None:
         """Remove what has expired, and bytes that belong to nothing."""
+        if not await asyncio.to_thread(self._database.path.exists):  # nobody has sent anything yet
+            return
         while gone := await self._do(_expired, self._clock()):
             for shelf in gone:
                 await asyncio.to_thread(self._files.remove, shelf)
