@@ -259,5 +259,6 @@ def test_prometheus_is_told_where_to_look() -> None:
     assert (job["job_name"], job["metrics_path"]) == ("sensorium", "/metrics")
     assert all((DEPLOY / "prometheus" / name).is_file() for name in told["rule_files"])
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    servers = {f"{name}:8000" for name, service in services.items() if service.get("image") == "sensorium"}
+    ours = {name: service for name, service in services.items() if service.get("image") == "sensorium"}
+    servers = {f"{name}:8000" for name, service in ours.items() if "worker" not in service.get("command", ())}
     assert set(job["static_configs"][0]["targets"]) == servers

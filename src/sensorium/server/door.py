@@ -70,8 +70,7 @@ class House:
         self.body_limits = BodyLimits(settings.max_upload_bytes, settings.max_bytes, settings.upload_seconds)
         self.source_limits = limits.Limits(max_bytes=settings.max_bytes)
         self.upload_budget = UploadBudget(settings.upload_budget)
-        self.cabinet = Cabinet(settings.data_dir / cabinet.FOLDER, settings.file_quota_bytes)
-        """Files that callers sent before."""
+        self._cabinet: Cabinet | None = None
         self.recordings: Recordings | None = None
         """Streamed answers that readers can come back to; there while the server runs."""
         self.opened = asyncio.Event()
@@ -96,6 +95,7 @@ class House:
             self._traces.open(TELEMETRY)
         self.book = UsageBook(self.settings.data_dir / usage.FILE)
         self.recordings = Recordings(_event_log(self.settings), self.settings.resume_grace_seconds)
+        self._cabinet = Cabinet(self.settings.data_dir / cabinet.FOLDER, self.settings.file_quota_bytes)
         service = Sensorium(self.settings, book=self.book)
         self._inside = service, await asyncio.to_thread(Spool)
         service.start()
@@ -110,7 +110,8 @@ class House:
         await service.aclose()
         if self.book:
             await self.book.close()
-        await self.cabinet.close()
+        if self._cabinet:
+            await self._cabinet.close()
         await asyncio.to_thread(spool.close)
         for teller in (self._numbers, self._own_folder, self._traces):
             if teller:
@@ -167,6 +168,13 @@ class House:
     def talk(self, encoder: Encoder, send: Send) -> Talk:
         """With a client that is told an answer as it comes."""
         return Talk(encoder, send, interval=self.settings.heartbeat_seconds, patience=self.settings.unread_seconds)
+
+    @property
+    def cabinet(self) -> Cabinet:
+        """Files that callers sent before. Raises ServiceClosed as `inside`."""
+        self.inside  # noqa: B018 - raises where there is none
+        assert self._cabinet is not None  # noqa: S101 - there with the inside
+        return self._cabinet
 
     @property
     def inside(self) -> tuple[Sensorium, Spool]:
