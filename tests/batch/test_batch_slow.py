@@ -37,7 +37,7 @@ def begin(*words: str) -> subprocess.Popen[bytes]:
 def test_killed_at_twenty_random_moments_every_item_ends_exactly_once_in_the_output(
     home: Path, models: Path, output: str
 ) -> None:
-    put_fake(models, "brisk", "seconds = 0.02")
+    put_fake(models, "brisk", "seconds = 0.01")
     some(home / "p", 6000)
     for number in (7, 3000, 5999):
         (home / "p" / f"{number:04d}.jpg").write_bytes(b"bad")
