@@ -29,7 +29,8 @@ def children(pid: int) -> list[int]:
 
 def begin(*words: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "sensorium", "batch", "p", "--task", "classify", "--model", "brisk", *words]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    with Path("told").open("ab") as said:
+        return subprocess.Popen(command, stderr=said)
 
 
 @pytest.mark.timeout(300)
@@ -58,7 +59,7 @@ def test_killed_at_twenty_random_moments_every_item_ends_exactly_once_in_the_out
             process.wait()
             gone(orphans)
             process = begin("-o", output)
-    assert killed == KILLS, "it was through before it was killed so often"
+    assert killed == KILLS, f"it ended by itself ({process.returncode}): {Path('told').read_text(encoding='utf-8')}"
     assert process.wait() == 2
     journal = home / ("out.jsonl" if output == "out.jsonl" else "out.csv.batch/journal.jsonl")
     lines = told(journal)
@@ -68,6 +69,18 @@ def test_killed_at_twenty_random_moments_every_item_ends_exactly_once_in_the_out
     assert len(told(home / "out.failures.jsonl")) == 3
     if output == "out.csv":
         assert len((home / output).read_text(encoding="utf-8-sig").splitlines()) == 6001
+
+
+def test_processes_that_are_killed_before_they_are_ready_are_started_again(home: Path, models: Path) -> None:
+    put_fake(models, "brisk")
+    some(home / "p", 50)
+    process = begin("-o", "out.jsonl")
+    while not (young := children(process.pid)):
+        time.sleep(0.001)
+    for child in young:
+        os.kill(child, signal.SIGKILL)
+    assert process.wait(60) == 0
+    assert len(told(home / "out.jsonl")) == 50
 
 
 def gone(processes: list[int]) -> None:

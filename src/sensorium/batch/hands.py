@@ -30,6 +30,9 @@ MOST_DEATHS = 3
 MOST_IN_A_ROW = 5
 """Inputs with nothing done between them that end every process: then it is not the inputs."""
 
+MOST_STARTS, PAUSE_SECONDS = 10, 0.2
+"""How often a process is started that something kills before it is ready, and how long after each."""
+
 CHUNK, CHUNK_SECONDS = 16, 0.5
 """Inputs that are handed over together, at most; fewer where they take longer than this together."""
 
@@ -66,6 +69,10 @@ class Died(Exception):
     """The process ended, or had to be ended, with work in hand."""
 
 
+class KilledEarly(Exception):
+    """Something killed the process before it was ready."""
+
+
 class Child:
     """One process."""
 
@@ -80,7 +87,7 @@ class Child:
 
     @classmethod
     async def started(cls, settings: Settings) -> Child:
-        """A process that is ready. Raises WorkerDied when it does not come so far, else what it says is wrong."""
+        """A process that is ready. Raises KilledEarly, WorkerDied when it does not come so far, else what it says is wrong."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -96,6 +103,8 @@ class Child:
             await asyncio.wait_for(child._ready, SILENT_SECONDS)
         except (Died, TimeoutError) as error:
             await child.end()
+            if isinstance(error, Died) and (process.returncode or 0) < 0:
+                raise KilledEarly(_end(process.returncode or 0)) from error
             last = child._said.decode(errors="replace").strip().rpartition("\n")[2]
             raise WorkerDied("A process for the work cannot start", why=last or str(error)) from error
         except BaseException:
@@ -270,12 +279,22 @@ class _Place:
         else:
             await self._hands.done([item], outcomes)
 
+    async def _started(self) -> Child:
+        """A process that is ready: another one where something killed it on the way. Raises as `Child.started`."""
+        for _ in range(MOST_STARTS):
+            try:
+                return await Child.started(self._plan.settings)
+            except KilledEarly as killed:
+                how = killed
+            await asyncio.sleep(PAUSE_SECONDS)
+        raise WorkerDied("A process for the work cannot start", why=f"each of {MOST_STARTS} in a row {how}")
+
     async def _outcomes(self, chunk: Chunk) -> list[bytes]:
         async with self._starting:
             if self._child is not None and self._child.is_dead:
                 await self._child.end()
                 self._child = None
-            child = self._child = self._child or await Child.started(self._plan.settings)
+            child = self._child = self._child or await self._started()
         orders = [self._hands.order(item) for item in chunk]
         return await child.do(orders, self._plan.seconds * len(chunk) + SILENT_SECONDS)
 
