@@ -151,6 +151,7 @@ def test_standard_output_is_lines_alone_and_the_summary_goes_elsewhere(sensorium
     assert sorted(path.name for path in home.iterdir()) == ["p"]
 
 
+@pytest.mark.slow  # it takes several seconds
 def test_other_formats_are_written_at_the_end(sensorium: Sensorium, photos: Path) -> None:
     run(sensorium, "照片", "-o", "out.json", "--keep-order", code=2)
     told_all = json.loads(Path("out.json").read_text(encoding="utf-8"))
@@ -263,6 +264,7 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_begins(sensori
     assert "Cannot write file/out.jsonl" in done.stderr
 
 
+@pytest.mark.slow  # it takes several seconds
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system does not bound files")
 def test_a_full_disk_ends_it_clearly_and_the_same_command_goes_on(home: Path) -> None:
     some(home / "p", 30)

@@ -166,6 +166,7 @@ async def test_queues_are_named_by_task_and_by_device(settings: Settings) -> Non
     assert queues_of(chosen.model_copy(update={"device": "cuda:1"}), ["ask"]) == ["sensorium.ask", "sensorium.ask.gpu"]
 
 
+@pytest.mark.slow  # it takes several seconds
 async def test_what_is_submitted_while_the_broker_is_down_is_sent_when_it_is_back(
     settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:

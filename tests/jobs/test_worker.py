@@ -157,6 +157,7 @@ async def test_the_rate_counts_jobs_and_not_their_items(house: House) -> None:
     assert job.done == 5
 
 
+@pytest.mark.slow  # it takes several seconds
 async def test_what_may_pass_is_tried_again_and_at_last_an_error(house: House) -> None:
     async with house.worker():
         _, passing = await house.ended(await house.submit(classify(jpeg(), "busy")))

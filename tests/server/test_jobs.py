@@ -281,6 +281,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
             assert answer.json()["error"]["retryable"]
 
 
+@pytest.mark.slow  # it takes several seconds
 def test_several_processes_share_the_jobs_and_one_crew(tmp_path: Path) -> None:
     with working(tmp_path, workers=2, job_workers=2) as server:
         ids = [submit(server, picture(), picture()).json()["id"] for _ in range(8)]
