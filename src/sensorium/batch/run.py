@@ -370,7 +370,7 @@ def _is_paid(service: Sensorium, batch: Batch, card: Card | None) -> bool:
 def share(settings: Settings, processes: int, at_once: int | None) -> Settings:
     """What each process is told: its part of the cores, and of the pixels."""
     threads = max(1, settings.threads // processes)
-    # With more than an item for each core, the processes are in each other's way.
+    # An item for each core: more of them bought nothing (measured).
     running = max(1, -(-at_once // processes)) if at_once else threads
     pixels = max(settings.max_pixels, settings.pixel_budget // processes)
     return settings.model_copy(update={"threads": threads, "running": running, "pixel_budget": pixels})
