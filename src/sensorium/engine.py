@@ -62,6 +62,15 @@ async def alone(request: Request, call: Call) -> Any:  # noqa: ARG001 - a Runner
     raise InvalidRequest(f"Cannot run {request.task!r} from here", why="the call was made outside a service")
 
 
+EARLY_SECONDS = 0.002
+"""By so much an event loop's timer may go off too early: some count whole milliseconds."""
+
+
+def has_come(moment: float | None) -> bool:
+    """Whether a moment on the clock of `time.monotonic` is here, as timers see it; None never comes."""
+    return moment is not None and time.monotonic() >= moment - EARLY_SECONDS
+
+
 OPERATING = frozenset({"admin", "metrics"})
 """Scopes that are no tasks: to change how the server runs, and to see what it does. `*` does not bring them."""
 
@@ -144,10 +153,13 @@ class Call:
         """
         if self.deadline is None:
             return None
-        left = self.deadline - time.monotonic()
-        if left <= 0:
+        if has_come(self.deadline):
             raise DeadlineExceeded("The answer was not ready in time", fix="Allow more time with `timeout`")
-        return left
+        return self.deadline - time.monotonic()
+
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        return has_come(self.deadline)
 
     def patience(self) -> float | None:
         """Seconds that a model has from here on: to the deadline, or to `begin_by` while nothing was told; None: no end.

@@ -45,8 +45,12 @@ class Stream:
         return await ask(listener=self._put)
 
     async def _put(self, event: Event) -> None:
+        if not self._events.full():
+            self._events.put_nowait(event)
+            return
         try:
-            await asyncio.wait_for(self._events.put(event), self._patience)
+            async with asyncio.timeout(self._patience):
+                await self._events.put(event)
         except TimeoutError as error:
             waited = f"{self._events.qsize()} events stood unread for {self._patience:g} s"
             raise ReaderStalled("The reader of the stream stopped reading", why=waited) from error

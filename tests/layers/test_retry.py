@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from sensorium.errors import (
     SensoriumError,
     StreamBroken,
 )
-from sensorium.layers.retry import FIRST_SECONDS, LONGEST_SECONDS, Retry
+from sensorium.layers.retry import FAIR_SECONDS, FIRST_SECONDS, LONGEST_SECONDS, Retry
 from sensorium.schemas.base import Request
 from sensorium.stores.breakers import LEAST_CALLS, Breakers
 from sensorium.telemetry import Telemetry
@@ -254,6 +255,32 @@ def test_silence_to_the_deadline_counts_as_failed_and_a_caller_who_leaves_before
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+        assert [breaker.state for breaker in breakers._known.values()] == [state]
+
+    in_virtual_time(main)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spoken", "state"),
+    [(FAIR_SECONDS / 2, False, "closed"), (2 * FAIR_SECONDS, False, "open"), (2 * FAIR_SECONDS, True, "closed")],
+    ids=["impatient", "silent for long", "in the middle of its words"],
+)
+def test_a_caller_without_patience_does_not_close_a_provider_for_others(
+    seconds: float, spoken: bool, state: str
+) -> None:
+    async def talk(call: Call) -> None:
+        if spoken:
+            await call.emit(Delta("well"))
+        await asyncio.sleep(10**6)
+
+    async def main(clock: Callable[[], float]) -> None:
+        breakers = Breakers(clock)
+        retry = Retry(Provider(*[talk] * LEAST_CALLS), CARD, breakers, Telemetry())
+        calls = [replace(listening()[0], deadline=clock() + seconds) for _ in range(LEAST_CALLS)]
+        errors = await asyncio.gather(
+            *[within(seconds, retry.run(ASK, call)) for call in calls], return_exceptions=True
+        )
+        assert [type(error) for error in errors] == [DeadlineExceeded] * LEAST_CALLS
         assert [breaker.state for breaker in breakers._known.values()] == [state]
 
     in_virtual_time(main)

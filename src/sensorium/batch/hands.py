@@ -100,7 +100,8 @@ class Child:
         child = cls(process)
         try:
             child._send(0, [settings.model_dump_json(context=WITH_SECRETS).encode()])
-            await asyncio.wait_for(child._ready, SILENT_SECONDS)
+            async with asyncio.timeout(SILENT_SECONDS):
+                await child._ready
         except (Died, TimeoutError) as error:
             await child.end()
             if isinstance(error, Died) and (process.returncode or 0) < 0:
@@ -119,10 +120,12 @@ class Child:
     async def do(self, orders: Sequence[bytes], seconds: float) -> list[bytes]:
         """As many outcomes. Raises Died, also when there was none after so long."""
         number = next(self._numbers)
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
         try:
             self._send(number, orders)
-            return await asyncio.wait_for(answer, seconds)
+            async with asyncio.timeout(seconds):
+                return await answer
         except TimeoutError as error:
             self.kill()
             raise Died(f"was silent for {seconds:.0f} s") from error

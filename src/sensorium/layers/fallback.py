@@ -102,7 +102,7 @@ def _unless_heard(call: Call, limit: asyncio.Timeout, seconds: float) -> Iterato
 def _is_final(error: SensoriumError, call: Call) -> bool:
     """Whether no other model is to be asked."""
     if isinstance(error, DeadlineExceeded):  # of the caller, or only of the model
-        return call.deadline is not None and time.monotonic() >= call.deadline
+        return call.is_late()
     return isinstance(error, FINAL) and not isinstance(error, OF_ONE_MODEL)
 
 

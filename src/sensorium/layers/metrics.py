@@ -27,7 +27,7 @@ class Metrics:
             code = error.code
             raise
         except asyncio.CancelledError:
-            code = "cancelled" if call.deadline is None or time.monotonic() < call.deadline else DeadlineExceeded.code
+            code = DeadlineExceeded.code if call.is_late() else "cancelled"
             raise
         finally:
             took = time.perf_counter() - start

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from sensorium.engine import Call, Card, Engine
+from sensorium.engine import Call, Card, Engine, has_come
 from sensorium.errors import (
     CircuitOpen,
     ContentFiltered,
@@ -32,6 +32,9 @@ ANSWERED = (ProviderRefused, ContextTooLong, ContentFiltered)
 
 FIRST_SECONDS, LONGEST_SECONDS = 0.5, 20.0
 """The longest pause before the second attempt; doubled for each further one, up to the longest."""
+
+FAIR_SECONDS = 10.0
+"""A provider that is silent for so long has failed; one that an impatient caller gave less may have been about to speak."""
 
 
 class Retry:
@@ -67,7 +70,7 @@ class Retry:
             await asyncio.sleep(pause)
 
     async def _attempt(self, request: Request, call: Call) -> Result:
-        entered = self._breaker.enter()
+        entered, start = self._breaker.enter(), time.monotonic()
         failed, code = None, "failed"
         try:
             result = await self._inner.run(request, call)
@@ -80,7 +83,7 @@ class Retry:
             failed, code = (True, DeadlineExceeded.code) if _is_late(call) else (None, "cancelled")
             raise
         finally:
-            self._breaker.leave(entered, failed)
+            self._breaker.leave(entered, None if failed and _was_hurried(call, start) else failed)
             self._telemetry.provider_attempts[self._card.id, code].add()
         return result
 
@@ -98,15 +101,22 @@ class Retry:
 
 def _blame(error: SensoriumError) -> bool | None:
     """Whether the provider failed; None where that says nothing of it, as a limit does."""
-    if isinstance(error, ProviderFailed):
+    if isinstance(error, (ProviderFailed, DeadlineExceeded)):
         return True
     return False if isinstance(error, ANSWERED) else None
 
 
 def _is_late(call: Call) -> bool:
     """Whether the model has had its time."""
-    moment = call.deadline if call.begin_by is None or call.heard else call.begin_by
-    return moment is not None and time.monotonic() >= moment
+    return has_come(call.deadline if call.begin_by is None or call.heard else call.begin_by)
+
+
+def _was_hurried(call: Call, start: float) -> bool:
+    """Whether the model was stopped while it spoke, or before it had a fair time to begin.
+
+    Without this one impatient caller could close a provider for all others.
+    """
+    return _is_late(call) and (call.heard or time.monotonic() - start < FAIR_SECONDS)
 
 
 def _all_said(card: Card, failures: Sequence[SensoriumError]) -> SensoriumError:
