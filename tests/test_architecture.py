@@ -14,11 +14,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "sensorium"
 LEVELS = [
     {"__main__"},
     {"cli", "aio"},
+    {"batch"},
     {"client", "quantization"},
     {"streams"},
     {"server.serve", "verbs", "modelfolder"},
     {"server.process"},
-    {"server.app", "batch"},
+    {"server.app"},
     {"server.jobs"},
     {"jobs"},
     {"server"},

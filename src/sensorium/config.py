@@ -207,6 +207,9 @@ class Settings(BaseSettings):
     """For how long work belongs to a worker that gives no sign of life any more; then another takes it."""
     job_attempts: int = Field(default=3, ge=1)
     """How often an item is tried that fails in a way that may pass, or that its worker dies of."""
+    jobs_per_key: int = Field(default=10_000, ge=1)
+    """How many jobs of one key may wait or be worked on; further ones are refused with 429 until some have ended. With `auth = "off"`
+    all callers together."""
     job_kept_seconds: float = Field(default=86400.0, gt=0)
     """How long a job and its outcomes are kept after its end."""
     job_inputs: Literal["until_end", "until_expiry"] = "until_end"

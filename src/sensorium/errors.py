@@ -37,6 +37,7 @@
     │   ├── Overloaded           more work than the queues hold
     │   │   ├── RateLimited      more requests in a minute than the key allows
     │   │   ├── BudgetSpent      the key's money or tokens are used up, or too few for this
+    │   │   ├── JobsFull         as many jobs of the key as are allowed have not ended
     │   │   └── ProviderLimited  the provider, or our own quota for it, allows no more now
     │   ├── DeadlineExceeded     the answer was not ready in time
     │   ├── ReaderStalled        the reader of a stream stopped reading
@@ -368,6 +369,13 @@ class BudgetSpent(Overloaded):
 
     code = "budget_spent"
     remedy = "Wait until the budget's time is over, or ask for a larger one; where `retryable` is false, ask for less."
+
+
+class JobsFull(Overloaded):
+    """As many of the caller's jobs as are allowed wait or are worked on."""
+
+    code = "jobs_full"
+    remedy = "Wait for `retry_after_seconds`, then try again; or put more items into one job, or cancel some."
 
 
 class ProviderLimited(Overloaded):

@@ -80,6 +80,53 @@ def test_another_command_on_the_same_output_is_refused_in_plain_words(sensorium:
     assert "lines" in told(Path("out.jsonl"))[0]["result"]
 
 
+def test_another_option_is_named_where_a_command_is_refused_for_it(sensorium: Sensorium, home: Path) -> None:
+    some(home / "p", 1)
+    run(sensorium, "p", "-o", "out.jsonl", *ALONE)
+    done = sensorium("batch", "p", "--task", "classify", "--model", "fake", "--top-k", "2", "-o", "out.jsonl")
+    assert done.exit_code == 2
+    assert "another command: top-k was not given, now 2. Run" in done.stderr
+
+
+def test_when_all_was_done_already_that_is_said_and_no_speed(sensorium: Sensorium, home: Path) -> None:
+    some(home / "p", 2)
+    run(sensorium, "p", "-o", "out.jsonl", *ALONE)
+    done = sensorium("batch", "p", "--task", "classify", "--model", "fake", "-o", "out.jsonl")
+    assert done.stderr.splitlines() == ["2 done, 0 failed.", "All was done already: this run had nothing left to do."]
+
+
+def test_two_outputs_of_one_folder_have_files_of_failures_of_their_own(sensorium: Sensorium, home: Path) -> None:
+    some(home / "p", 1)
+    (home / "p" / "bad.jpg").write_bytes(b"bad")
+    told_of = {
+        run(sensorium, "p", "-o", f"out.{end}", *ALONE, code=2)["failures"] for end in ("jsonl", "ndjson", "csv")
+    }
+    assert told_of == {"out.failures.jsonl", "out.failures.ndjson", "out.csv.failures.jsonl"}
+    assert all(len(told(Path(one))) == 1 for one in told_of)
+
+
+@pytest.mark.parametrize("word", ["nowhere/", "nowhere", "nowhere.jpg", "nowhere/**/*.jpg"])
+def test_a_word_that_stands_for_nothing_begins_nothing(sensorium: Sensorium, home: Path, word: str) -> None:
+    done = sensorium("batch", word, "--task", "classify", "--model", "fake", "-o", "out.jsonl")
+    assert done.exit_code == 2
+    assert "nowhere" in done.stderr
+    assert list(home.iterdir()) == []
+    some(home / "p", 1)
+    assert run(sensorium, "p", "-o", "out.jsonl", *ALONE)["done"] == 1
+
+
+def test_a_folder_that_is_away_is_told_before_the_others_begin(sensorium: Sensorium, home: Path) -> None:
+    some(home / "p", 1)
+    done = sensorium("batch", "p", "usb/", "--task", "classify", "--model", "fake", "-o", "out.jsonl")
+    assert (done.exit_code, "There is no folder usb/" in done.stderr) == (2, True)
+
+
+def test_a_file_that_is_away_stops_no_other(sensorium: Sensorium, home: Path) -> None:
+    some(home / "p", 1)
+    summary = run(sensorium, "p/0000.jpg", "p/gone.jpg", "-o", "out.jsonl", *ALONE, code=2)
+    assert (summary["done"], summary["failed"]) == (1, {"file_missing": 1})
+
+
 def test_a_file_that_is_of_no_batch_is_not_overwritten_unless_asked(sensorium: Sensorium, home: Path) -> None:
     some(home / "p", 1)
     (home / "out.jsonl").write_text("my notes\n")
@@ -299,7 +346,8 @@ def test_on_a_terminal_a_bar_tells_how_far_it_is_how_fast_and_what_failed(home: 
     assert process.returncode == 2
     assert "/40" in said
     assert "1 failed" in said
-    assert "a second still" in said
+    assert " a second " in said
+    assert "left" in said
     assert "39 done, 1 failed (1 unsupported_media)." in said
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sensorium.batch.estimate import sample_of
 from tests.batch.conftest import some, told
 from tests.cli.conftest import Sensorium
+from tests.pictures import jpeg
 from tests.upstream import Upstream, upstream
 
 CARD = """name = "paid"
@@ -71,6 +73,29 @@ def test_it_stops_before_more_is_spent_than_allowed_and_goes_on_with_more(
     assert (summary["state"], summary["done"]) == ("complete", 30)
     assert summary["cost"] == pytest.approx(spent(Path("out.jsonl")))
     assert len(provider.requests) == 30, "nothing is paid for twice"
+
+
+def test_an_input_dearer_than_all_that_is_left_is_not_begun_and_counts_as_no_failure(
+    sensorium: Sensorium, home: Path, provider: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The estimate looked at others only."""
+    monkeypatch.setattr("sensorium.batch.estimate.SAMPLE", 3)
+    some(home / "p", 4)
+    large = home / "p" / "0002.jpg"
+    large.write_bytes(jpeg(width=2000, height=2000))
+    monkeypatch.setattr(
+        "sensorium.batch.run.sample_of", lambda items: sample_of([one for one in items if "0002" not in one.id])
+    )
+    done = sensorium("batch", "p", *ASK, "--max-cost", "2.2", "--at-once", "4")
+    assert done.exit_code == 1, done.output
+    assert "more could cost over $2.20" in done.stderr
+    assert "failed (" not in done.stderr
+    assert spent(Path("out.jsonl")) <= 2.2
+    assert all("result" in line for line in told(Path("out.jsonl")))
+    done = sensorium("batch", "p", *ASK, "--max-cost", "1000", "--json")
+    assert json.loads(done.stdout)["done"] == 4
+    assert len(provider.requests) == 4
+    assert "No inputs are left to do" in sensorium("batch", "p", *ASK, "--max-cost", "1000").stderr
 
 
 def test_an_allowance_that_is_just_enough_is_no_reason_to_stop(sensorium: Sensorium, home: Path) -> None:

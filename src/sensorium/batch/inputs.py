@@ -73,10 +73,26 @@ class Inputs:
         return [base for base in bases if base.is_dir()]
 
     def check(self) -> None:
-        """Raises FileMissing for a list or a table that is not there, InvalidRequest for a column that it does not have."""
+        """Raises FileMissing for a list, a table or a folder that is not there, and where nothing is there at all;
+        InvalidRequest for a column that a table does not have."""
         for word in self.words:
-            if word.startswith("@") or self._as_table(word) is not None:
+            if self._is_read(word):
                 next(self._found(word), None)
+            elif _is_folder(word) and not Path(word).is_dir():
+                raise FileMissing(f"There is no folder {word}", fix="Check the path")
+        if not any(map(self._is_something, self.words)):
+            words = ", ".join(self.words)
+            raise FileMissing("There is nothing to do", why=f"nothing is called {words}", fix="Check the path")
+
+    def _is_read(self, word: str) -> bool:
+        return word != STDIN and not _ADDRESS.match(word) and (word.startswith("@") or self._as_table(word) is not None)
+
+    def _is_something(self, word: str) -> bool:
+        if word == STDIN or _ADDRESS.match(word) or self._is_read(word):
+            return True
+        if _is_pattern(word):
+            return next(glob.iglob(word, recursive=True), None) is not None  # noqa: PTH207 - as where it is gone through
+        return Path(word).exists()
 
     def _found(self, word: str) -> Iterator[Item]:
         if word == STDIN:
@@ -127,6 +143,11 @@ def named(text: str) -> Item:
 
 def _file(path: str) -> Item:
     return Item(path, {"path": path})
+
+
+def _is_folder(word: str) -> bool:
+    """Whether it is meant as a folder, there or not."""
+    return word.endswith(("/", os.sep)) and not _ADDRESS.match(word)
 
 
 def _is_pattern(word: str) -> bool:

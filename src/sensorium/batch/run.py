@@ -20,6 +20,9 @@ from sensorium.batch.hands import CHUNK, Chunk, Hands, Plan, as_error, error_out
 from sensorium.batch.inputs import Inputs, Item, again, together, typed
 from sensorium.batch.journal import Journal, Line, cost_of
 from sensorium.batch.on_ray import RayHands
+from sensorium.batch.on_server import ServerHands
+from sensorium.client import Server
+from sensorium.client.wire import manner_of
 from sensorium.config import Settings
 from sensorium.engine import Card, Options
 from sensorium.errors import (
@@ -28,6 +31,7 @@ from sensorium.errors import (
     InvalidInput,
     InvalidRequest,
     SensoriumError,
+    TooExpensive,
     every_error,
 )
 from sensorium.jobs.work import Order
@@ -85,6 +89,8 @@ class Batch:
     """In US dollars, of all answers of the batch together."""
     on: str = "here"
     """Where the work is done: `here`, or `ray`, which may be followed by a colon and the address of a cluster."""
+    server: Server | None = None
+    """Does the work in place of this machine."""
 
 
 State = Literal["complete", "stopped", "cost"]
@@ -154,9 +160,10 @@ class Running:
         self._files, self._journal, self.progress = files, journal, progress
         self._template = Order.about(request, options=batch.options, timeout=batch.timeout)
         self._first = request.source_fields()[0]
-        self._card = service.first_asked(batch.task, request.model)
+        self._card = None if batch.server else service.first_asked(batch.task, request.model)
         self.is_paid = _is_paid(service, batch, self._card)
-        """Whether answers may cost money by their tokens."""
+        """Whether answers may cost money by their tokens, and how much can be known before."""
+        self._may_cost = self.is_paid or (batch.server is not None and _asks(service, batch))
         self._is_held_back = files is None and batch.keep_order
         noted = files.noted() if files else []
         self._again = [str(one["image"]) for one in noted]
@@ -172,8 +179,12 @@ class Running:
         self._under_way: dict[str, Item] = {}
         self._held: dict[int, Line | None] = {}
         self._next = 0
+        self._dear: list[Item] = []
+        """Inputs that were too expensive while others were under way: asked again when there are none."""
+        self._alone: str | None = None
+        """Such a one, by its id, while it is asked again."""
         self._estimate: Estimate | None = None
-        self._hands: Hands | RayHands | None = None
+        self._hands: Hands | RayHands | ServerHands | None = None
         self._feed: Feeder | None = None
 
     async def estimate(self) -> Estimate | None:
@@ -193,12 +204,14 @@ class Running:
         start = time.monotonic()
         items = together(self._batch.inputs, again(self._again))
         self._feed = Feeder(items, 1 if self._batch.inputs.is_live else HANDFUL)
-        self._hands = self._hands_of(self._plan())
+        self._hands = self._new_hands()
         try:
             await self._hands.work()
         finally:
             self._feed.end()
             await self._hands.close()
+        if self._held:
+            self._write([], whole=True)
         if self.stopping:
             self._state = "stopped"
         elif self.seen == 0:
@@ -216,11 +229,19 @@ class Running:
             self._hands.stopping = True
             self._feed.end()
 
-    def _hands_of(self, plan: Plan) -> Hands | RayHands:
-        where, _, address = self._batch.on.partition(":")
+    def _new_hands(self) -> Hands | RayHands | ServerHands:
+        batch = self._batch
+        if batch.server:
+            manner = manner_of(batch.options, batch.timeout)
+            return ServerHands(batch.server, self._asked, self._take, self._settle, batch.at_once, manner)
+        where, _, address = batch.on.partition(":")
         if where == "here":
-            return Hands(plan, self._order, self._take, self._settle)
-        return RayHands(plan, self._order, self._take, self._settle, self._batch.at_once, address or None)
+            return Hands(self._plan(), self._order, self._take, self._settle)
+        return RayHands(self._plan(), self._order, self._take, self._settle, batch.at_once, address or None)
+
+    def _asked(self, item: Item) -> Request:
+        fields = {**self._template.request, self._first: item.source}
+        return checked(type(self._request), fields, self._batch.task, trusted=True)
 
     def _plan(self) -> Plan:
         settings, at_once = self._batch.settings, self._batch.at_once
@@ -246,16 +267,44 @@ class Running:
         """Up to so many inputs that are not done; those that are nothing are settled here."""
         assert self._feed is not None  # noqa: S101 - hands take while it works
         async with self._turn:
-            while not self.stopping and (room := await self._room(self._feed, most)):
-                found = await self._feed.take(room)
-                chunk = await self._not_done(found)
-                if chunk or not found:
-                    return chunk
+            while not self.stopping:
+                if self._dear:
+                    return await self._dear_one()
+                room = await self._room(self._feed, most)
+                if room:
+                    found = await self._feed.take(room)
+                    chunk = await self._not_done(found)
+                    if chunk or not found:
+                        return chunk
+                elif not self._dear:
+                    break
         return []
+
+    async def _dear_one(self) -> Chunk:
+        """One that was too expensive beside others, once there are none: then all the money that is left is for it."""
+        item = self._dear.pop()
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._under_way)
+        if self.stopping:
+            return []
+        self._alone, self._under_way[item.id] = item.id, item
+        return [item]
+
+    def _put_off(self, item: Item) -> None:
+        """It would cost more than is left."""
+        del self._under_way[item.id]
+        if self._alone == item.id:
+            self._state = "cost"
+        else:
+            self._dear.append(item)
 
     async def _room(self, feed: Feeder, most: int) -> int:
         """How many more may begin, as far as money goes, and memory for those that wait for one before them."""
-        while (left := self._affordable()) <= 0 or len(self._held) >= MOST_HELD:
+        if self._state == "cost":
+            return 0
+        while (left := self._affordable()) <= 0 or self._alone in self._under_way or len(self._held) >= MOST_HELD:
+            if self._dear:
+                return 0
             if not self._under_way:
                 self._state = "cost" if await feed.more() else self._state
                 return 0
@@ -297,6 +346,8 @@ class Running:
             line = self._line(item, outcome)
             if line.code in OF_ALL:
                 ending = as_error(json.loads(outcome)["error"])
+            elif line.code == TooExpensive.code and self._batch.max_cost is not None:
+                self._put_off(item)
             else:
                 lines.append(line)
         self._write(lines)
@@ -307,14 +358,17 @@ class Running:
 
     def _line(self, item: Item, outcome: bytes) -> Line:
         code = str(json.loads(outcome)["error"]["code"]) if outcome.startswith(b'{"error"') else None
-        cost = cost_of(outcome) if self.is_paid else 0.0
+        cost = cost_of(outcome) if self._may_cost else 0.0
         if code and not cost and self._estimate and _may_have_cost(code):
             cost = self._estimate.input_cost_each
         return Line(item.id, outcome, item.ordinal, code, cost)
 
-    def _write(self, lines: list[Line]) -> None:
+    def _write(self, lines: list[Line], *, whole: bool = False) -> None:
+        """`whole`: with all that is still held back, for one before it that will not come."""
         if self._is_held_back:
             lines = self._released(lines)
+        if whole:
+            lines += [line for _, line in sorted(self._held.items()) if line is not None]
         self._journal.append(lines)
         failed = [line for line in lines if line.code]
         if failed and self._files:
@@ -363,8 +417,13 @@ class Running:
 
 
 def _is_paid(service: Sensorium, batch: Batch, card: Card | None) -> bool:
+    return card is not None and (card.remote or bool(batch.settings.prices)) and _asks(service, batch)
+
+
+def _asks(service: Sensorium, batch: Batch) -> bool:
+    """Whether the task asks a model that counts tokens."""
     asked = service.registry.task(batch.task)
-    return card is not None and (card.remote or bool(batch.settings.prices)) and "ask" in (asked.name, asked.asks)
+    return "ask" in (asked.name, asked.asks)
 
 
 def share(settings: Settings, processes: int, at_once: int | None) -> Settings:
@@ -399,16 +458,20 @@ def _template(service: Sensorium, batch: Batch) -> Request:
         )
     place = {"path": "picture"}
     request = checked(kind, {**batch.fields, kind.source_fields()[0]: place}, batch.task, trusted=True)
-    service.check(request)
+    if batch.server is None:
+        service.check(request)
     return request
 
 
 def _check_place(batch: Batch) -> None:
     """Raises InvalidRequest where what is asked for is kept by this process alone."""
+    if batch.server is not None and batch.on != "here":
+        raise InvalidRequest("--on and --server name two places for the work", fix="Leave one of them out")
+    if batch.max_cost is not None and (batch.server is not None or batch.on != "here"):
+        fix = "Leave it out; on a server, the budget of your key holds" if batch.server else "Leave --on out"
+        raise InvalidRequest("--max-cost is kept on this machine only", fix=fix)
     if batch.on == "here":
         return
-    if batch.max_cost is not None:
-        raise InvalidRequest("--max-cost is kept on this machine only", fix="Leave --on out")
     if batch.keep_order and batch.output == "-":
         fix = "Name a file by -o, or leave --keep-order out"
         raise InvalidRequest("Results cannot be put in order on standard output with --on ray", fix=fix)

@@ -17,7 +17,7 @@ import click
 from sensorium.cli.group import FAILED, INTERRUPTED, exit_code
 from sensorium.cli.options import ParamType, given
 from sensorium.cli.screen import Screen
-from sensorium.cli.tasks import TAKEN, Amount, finish, own_options, serving_options
+from sensorium.cli.tasks import KEY_VARIABLE, TAKEN, Amount, finish, own_options, serving_options
 from sensorium.config import load_settings
 from sensorium.engine import Options
 from sensorium.errors import SensoriumError, every_error
@@ -41,6 +41,7 @@ EXAMPLE = """\b
 Examples:
   sensorium batch photos/ --task classify -o labels.jsonl
   sensorium batch "photos/**/*.jpg" --task read -o texts.csv
+  sensorium batch photos/ --task classify -o labels.jsonl --server http://host:8000
   sensorium batch shop.csv:photo --task ask --prompt "What is this?" --model gpt-4o --max-cost 5 -o answers.jsonl
   find photos -name '*.jpg' | sensorium batch - --task classify -o - > labels.jsonl"""
 
@@ -145,6 +146,18 @@ def _task(name: str, ctx: click.Context) -> Task:
     metavar="WHERE",
     help="Where the work is done: here, ray, or ray:ADDRESS of a cluster. [default: here]",
 )
+@click.option(
+    "--server",
+    metavar="URL",
+    help="Have a sensorium server do the work, as jobs, such as http://host:8000: files are uploaded, URLs passed on. "
+    "[default: this machine]",
+)
+@click.option(
+    "--key",
+    envvar=KEY_VARIABLE,
+    metavar="KEY",
+    help=f"The server's key; unlike {KEY_VARIABLE} in the environment, others may see it here. [default: no key]",
+)
 @click.option("--restart", is_flag=True, help="Begin anew: what the output holds is lost.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed, then go on.")
 @click.option(
@@ -175,9 +188,12 @@ def command(ctx: click.Context, /, words: tuple[str, ...], as_json: bool, only_e
 def _batch(task: Task, inputs: Inputs, options: dict[str, Any]) -> Batch:
     from sensorium.batch.outputs import format_of
     from sensorium.batch.run import Batch
+    from sensorium.client import Server
 
+    if options["server"] and options["device"]:
+        raise click.UsageError("--device does not go with --server: it computes there, on what its own settings say.")
     settings = load_settings(**({"device": options["device"]} if options["device"] else {}))
-    kept = settings.cache in ("sqlite", "redis")
+    kept = bool(options["server"]) or settings.cache in ("sqlite", "redis")
     cache = kept if options["use_cache"] is None else options["use_cache"]
     return Batch(
         inputs=inputs,
@@ -194,6 +210,7 @@ def _batch(task: Task, inputs: Inputs, options: dict[str, Any]) -> Batch:
         retry_failed=options["retry_failed"],
         max_cost=options["max_cost"],
         on=options["on"],
+        server=Server.of(url=options["server"], key=options["key"]) if options["server"] else None,
     )
 
 
@@ -210,7 +227,7 @@ class _Session:
 
         async with opened(self._batch) as running:
             if running.is_paid:
-                self._tell_estimate(await running.estimate())
+                self._tell_estimate(await running.estimate(), fresh=not running.seen)
             if only_estimate:
                 return 0
             self._listen(running)
@@ -251,13 +268,14 @@ class _Session:
             with suppress(SensoriumError):  # as the work itself will say
                 tally.expect(sum(1 for _ in self._batch.inputs))
 
-    def _tell_estimate(self, estimate: Estimate | None) -> None:
+    def _tell_estimate(self, estimate: Estimate | None, *, fresh: bool) -> None:
+        """`fresh`: whether nothing is done yet, so that what is told is of the whole."""
         if estimate is None:
             self._screen.note("What this will take and cost is not known before.")
         elif self._as_json:
             self._screen.note(json.dumps({"estimate": asdict(estimate)}))
         else:
-            self._screen.note(_in_words(estimate))
+            self._screen.note(_in_words(estimate, "inputs" if fresh else "inputs left"))
 
     def _tell(self, summary: Summary) -> None:
         if self._as_json:
@@ -290,20 +308,25 @@ def _rate(summary: Summary) -> float:
     return summary.worked_on / summary.seconds if summary.seconds else 0.0
 
 
-def _in_words(estimate: Estimate) -> str:
+def _in_words(estimate: Estimate, what: str) -> str:
+    if not estimate.count:
+        return "No inputs are left to do: nothing is to be paid."
     tokens = f"about {estimate.input_tokens:,} tokens in, at most {estimate.most_output_tokens:,} out"
     if estimate.most_cost is None or estimate.input_cost is None:
-        return f"{estimate.count:,} inputs: {tokens}; no price is known."
-    return f"{estimate.count:,} inputs: {tokens}; ${estimate.input_cost:,.2f} to ${estimate.most_cost:,.2f}."
+        return f"{estimate.count:,} {what}: {tokens}; no price is known."
+    return f"{estimate.count:,} {what}: {tokens}; ${estimate.input_cost:,.2f} to ${estimate.most_cost:,.2f}."
 
 
 def _lines(summary: Summary, max_cost: float | None) -> Iterator[str]:
     failed = sum(summary.failed.values())
     reasons = ", ".join(f"{number:,} {code}" for code, number in summary.failed.items())
     yield f"{summary.done:,} done, {failed:,} failed{f' ({reasons})' if reasons else ''}."
-    yield f"{summary.worked_on:,} in this run, {summary.seconds:,.1f} s, {_rate(summary):,.1f} a second."
+    if summary.worked_on:
+        yield f"{summary.worked_on:,} in this run, {summary.seconds:,.1f} s, {_rate(summary):,.1f} a second."
+    elif summary.state == "complete":
+        yield "All was done already: this run had nothing left to do."
     if summary.cost:
-        yield f"${summary.cost:,.4f} spent."
+        yield f"${summary.cost:,.4f} spent, of all runs together."
     if summary.state == "cost":
         yield f"Stopped: more could cost over ${max_cost:,.2f}. The same command with a higher --max-cost goes on."
     if summary.failures:

@@ -129,9 +129,9 @@ def exit_code(error: BaseException) -> int:
 
 def _told(run: Callable[[], Any], *, debug: bool) -> int:
     """The exit code of the run; what went wrong has been said in plain words."""
-    try:
-        from sensorium.cli.screen import speak_utf8
+    from sensorium.cli.screen import speak_utf8, told
 
+    try:
         speak_utf8()
         code = run()
         if sys.stdout is not None:
@@ -148,7 +148,7 @@ def _told(run: Callable[[], Any], *, debug: bool) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _say("Error: The answers cannot be written: the disk is full.")
             return exit_code(error)
-        _say(f"Error: {error}" if isinstance(error, SensoriumError) else _unexpected(error))
+        _say(f"Error: {told(error)}" if isinstance(error, SensoriumError) else _unexpected(error))
         if debug:
             _say(traceback.format_exc())
         return exit_code(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, get_args
 
@@ -22,7 +23,7 @@ from sensorium.config import load_settings
 from sensorium.errors import SensoriumError
 from sensorium.media import limits
 from sensorium.registry import Registry, Task
-from sensorium.schemas.jobs import JobInfo, JobState
+from sensorium.schemas.jobs import MOST_ITEMS, JobInfo, JobState
 from sensorium.service import limits_of
 
 T = TypeVar("T")
@@ -177,9 +178,10 @@ class Submit(click.Group):
         return [name.replace("_", "-") for name in sorted(discovery.modules(discovery.TASKS))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name.replace("_", "-") not in self.list_commands(ctx):
-            return None
-        task = Registry().task(cmd_name.replace("-", "_"))
+        try:
+            task = Registry().task(cmd_name.replace("-", "_"))
+        except SensoriumError as error:
+            raise click.UsageError(str(error), ctx) from error
         return click.Command(
             cmd_name,
             params=[*inputs_of(task), *own_options(task), *_of_a_job(), *OPTIONS],
@@ -227,6 +229,11 @@ def _submit(
     manner = {"model": model, "timeout": timeout, "max_cost": max_cost, "privacy": privacy}
     words, fields = told_apart(task, words, given(options))
     inputs = expand(words, load_settings().max_bytes) if words else []
+    if len(inputs) > MOST_ITEMS and not task.request.gathers:
+        many = f"`sensorium batch {shlex.join(words[:1])} --task {task.name} --server {server or own_url()} -o FILE`"
+        raise click.UsageError(
+            f"A job has at most {MOST_ITEMS:,} items; here are {len(inputs):,}. {many} takes any number."
+        )
     fields |= {name: value for name, value in manner.items() if value is not None}
 
     async def work(jobs: RemoteJobs) -> int:

@@ -89,7 +89,7 @@ class Screen:
         if not sys.stderr.isatty():
             yield lambda _done: None
             return
-        with _bar(self.err, "items, still") as bar:
+        with _bar(self.err, "items") as bar:
             self._bar = bar
             task = bar.add_task("", total=total)
             try:
@@ -177,10 +177,10 @@ def plain(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign in "\n\t" else "�" for sign in text)
 
 
-def _bar(console: Console, words: str = "pictures, still") -> Progress:
+def _bar(console: Console, what: str = "pictures") -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(words), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(f"{what},"), TimeRemainingColumn(), TextColumn("left"))
     return Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
 
 
@@ -201,10 +201,11 @@ def _tally_bar(console: Console) -> Progress:
             speed = task.finished_speed or task.speed
             return Text(f"{speed:,.1f} a second" if speed else "")
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]}"), Rate(), TextColumn("still"))
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[failed]}"), Rate())
     return Progress(
         *columns,
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=console,
         transient=True,
         redirect_stdout=False,

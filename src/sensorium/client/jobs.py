@@ -64,6 +64,15 @@ class JobPage(NamedTuple):
     """Send it as `after` for those that come next."""
 
 
+class ToldPage(NamedTuple):
+    """As `JobPage`."""
+
+    job: JobInfo
+    outcomes: Sequence[Mapping[str, Any]]
+    """Each with its `index`, and a `result` or an `error`."""
+    next: int
+
+
 class RemoteJobs:
     """The jobs of a server, in the loop of its Remote."""
 
@@ -82,12 +91,16 @@ class RemoteJobs:
     ) -> JobInfo:
         """Hand in what a verb would be called with; the first of `given` may be a list, of an item each."""
         asked = Asked.of(task, dict(fields))
-        requests = _requests(asked, given)
-        manner = manner_of(asked.how["options"])
-        if asked.how["timeout"] is not None:
-            manner["timeout"] = asked.how["timeout"]
-        own = {"task": task, "priority": priority, "idempotency_key": idempotency_key or secrets.token_hex(16)}
-        return await self._handed_in(requests, manner, {**own, **({"webhook": webhook} if webhook else {})})
+        manner = manner_of(asked.how["options"], asked.how["timeout"])
+        own = {"priority": priority, **({"webhook": webhook} if webhook else {})}
+        return await self.hand_in(_requests(asked, given), manner, idempotency_key=idempotency_key, **own)
+
+    async def hand_in(
+        self, requests: Sequence[Request], manner: Mapping[str, Any], *, idempotency_key: str | None = None, **own: Any
+    ) -> JobInfo:
+        """As `submit`, what is made already: requests of one task, how each is to be served, and what is the job's own."""
+        key = idempotency_key or secrets.token_hex(16)
+        return await self._handed_in(requests, manner, {"task": requests[0].task, "idempotency_key": key, **own})
 
     async def get(self, job: str | JobInfo) -> JobInfo:
         return self._understood(await self._remote.call("GET", f"/v1/jobs/{_id(job)}", params={"limit": "0"}))
@@ -132,6 +145,11 @@ class RemoteJobs:
 
     async def more(self, job: str | JobInfo, after: int = 0) -> JobPage:
         """Outcomes that follow that one, once there are any or the job has ended."""
+        told = await self.told(job, after)
+        return JobPage(told.job, [self._outcome(told.job.task, one) for one in told.outcomes], told.next)
+
+    async def told(self, job: str | JobInfo, after: int = 0) -> ToldPage:
+        """As `more`, the outcomes as the server tells them."""
         pause = FIRST_LOOK_SECONDS
         while True:
             page = await self._patiently(partial(self._page, job, after))
@@ -144,13 +162,11 @@ class RemoteJobs:
         """By which calls of this caller's webhooks are checked."""
         return str(self._json(await self._remote.call("GET", "/v1/webhooks/secret")).get("secret", ""))
 
-    async def _page(self, job: str | JobInfo, after: int) -> JobPage:
+    async def _page(self, job: str | JobInfo, after: int) -> ToldPage:
         params = {"after": str(after), "limit": str(PAGE)}
         told = await self._remote.call("GET", f"/v1/jobs/{_id(job)}", params=params)
         page = self._json(told)
-        info = self._understood(told)
-        outcomes = [self._outcome(info.task, one) for one in page.get("outcomes", ())]
-        return JobPage(info, outcomes, int(page.get("next", after)))
+        return ToldPage(self._understood(told), page.get("outcomes", ()), int(page.get("next", after)))
 
     def _outcome(self, task: str, told: Mapping[str, Any]) -> JobOutcome:
         origin = self._remote.server.origin

@@ -85,8 +85,8 @@ async def body_of(request: Request, manner: Mapping[str, Any]) -> AsyncIterator[
             if source.reference is not None:
                 form.add_field(name, source.reference)
             else:
-                file = opened.enter_context(await in_thread(source.open))
-                form.add_field(name, file, filename=source.name, content_type="application/octet-stream")
+                file = opened.enter_context(await in_thread(_nameless, source))
+                form.add_field(name, file, filename=_filename(source), content_type="application/octet-stream")
                 large = large or _size(file) > SENT_UNASKED
         yield {"data": form, "expect100": large}
 
@@ -97,15 +97,15 @@ async def form_of(fields: Mapping[str, Any], name: str, sources: Sequence[Source
     with ExitStack() as opened:
         form = _form(await _plain(fields))
         for source in sources:
-            file = opened.enter_context(await in_thread(source.open))
-            form.add_field(name, file, filename=source.name, content_type="application/octet-stream")
+            file = opened.enter_context(await in_thread(_nameless, source))
+            form.add_field(name, file, filename=_filename(source), content_type="application/octet-stream")
         yield {"data": form, "expect100": True}
 
 
 @asynccontextmanager
 async def file_of(source: Source) -> AsyncIterator[dict[str, Any]]:
     """The arguments of aiohttp that carry one file, streamed from the disk. Raises FileMissing."""
-    with await in_thread(source.open) as file:
+    with await in_thread(_nameless, source) as file:
         yield {"data": file, "headers": {"Content-Type": "application/octet-stream"}}
 
 
@@ -115,10 +115,15 @@ async def fields_of(request: Request) -> dict[str, Any]:
     return fields
 
 
-def manner_of(options: Options) -> dict[str, Any]:
+def manner_of(options: Options, timeout: float | None = None) -> dict[str, Any]:
     """How a request is to be served, as far as it differs from what a server does anyway."""
-    given = {"cache": options.cache, "privacy": "any" if options.remote else "local", "max_cost": options.max_cost}
-    usual = {"cache": True, "privacy": "any", "max_cost": None}
+    given = {
+        "cache": options.cache,
+        "privacy": "any" if options.remote else "local",
+        "max_cost": options.max_cost,
+        "timeout": timeout,
+    }
+    usual = {"cache": True, "privacy": "any", "max_cost": None, "timeout": None}
     return {name: value for name, value in given.items() if value != usual[name]}
 
 
@@ -131,6 +136,20 @@ async def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [await _plain(part) for part in value]
     return value
+
+
+def _nameless(source: Source) -> IO[bytes]:
+    """The open source; aiohttp would write the name of a file into a header, also one that is no text."""
+    file = source.open()
+    if not isinstance(getattr(file, "name", None), str):
+        return file
+    with file:
+        return open(os.dup(file.fileno()), "rb")  # noqa: PTH123 - by its number
+
+
+def _filename(source: Source) -> str:
+    """What the server calls it; bytes of a name that are no text become question marks in a diamond."""
+    return os.fsencode(source.name).decode(errors="replace")
 
 
 def _data_url(data: bytes) -> str:

@@ -53,7 +53,7 @@ class Desk:
     ) -> Job:
         """The job, which is kept from now on; the earlier one where the caller sent the same with this key before.
 
-        Raises what is wrong where nothing of it can be done, IdempotencyConflict, and StorageFailed when it cannot be
+        Raises what is wrong where nothing of it can be done, IdempotencyConflict, JobsFull, and StorageFailed when it cannot be
         kept: then nothing is left of it.
         """
         errors = [one.request for one in wanted if isinstance(one.request, SensoriumError)]

@@ -41,6 +41,10 @@ class WebhookCall(Frozen):
     """Why the last call failed."""
 
 
+MOST_ITEMS = 1000
+"""Of one job: they are read on the server's event loop, and written in one transaction."""
+
+
 class JobInfo(Frozen):
     """A job as it stands."""
 

@@ -31,7 +31,7 @@ from sensorium.jobs.telling import about, progress
 from sensorium.jobs.webhooks import Webhooks
 from sensorium.registry import Registry, Task
 from sensorium.schemas.base import Frozen, Request, checked
-from sensorium.schemas.jobs import JobState
+from sensorium.schemas.jobs import MOST_ITEMS, JobState
 from sensorium.server import pages
 from sensorium.server.door import CALLER, Door, House, Visit, head_of
 from sensorium.server.events import Talk
@@ -51,9 +51,6 @@ LIST = "/v1/jobs"
 ONE = "/v1/jobs/{job}"
 EVENTS = "/v1/jobs/{job}/events"
 SIGNING = "/v1/webhooks/secret"
-
-MOST_ITEMS = 1000
-"""Of one job: they are read on the event loop, and written in one transaction."""
 
 USUAL_PAGE, LARGEST_PAGE = 100, 1000
 """Outcomes or jobs that are told at once."""

@@ -19,11 +19,17 @@ from typing import NamedTuple, Protocol
 
 from pydantic_core import from_json, to_json
 
-from sensorium.errors import IdempotencyConflict, JobGone, UnknownJob, WorkerDied
+from sensorium.errors import IdempotencyConflict, JobGone, JobsFull, UnknownJob, WorkerDied
 from sensorium.schemas.jobs import ENDED, JobState, OutcomeState
 
 REMEMBERED_SECONDS = 30 * 86400.0
 """For how long it is known of a job that it was there."""
+
+MOST_OPEN = 10_000
+"""Jobs of one owner that have not ended, unless a store is told otherwise."""
+
+FULL_SECONDS = 5.0
+"""After which it is worth trying again to submit."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Before an item is tried for the second time, in seconds; doubled each time."""
@@ -156,7 +162,8 @@ class JobStore(Protocol):
     async def submit(self, submission: Submission) -> Job:
         """Take a job in; the one that is there, when its owner sent it before with the same key.
 
-        Raises IdempotencyConflict when it was another job that came with this key.
+        Raises IdempotencyConflict when it was another job that came with this key; JobsFull while as many jobs of the owner
+        as are allowed have not ended.
         """
 
     async def find(self, identity: str, owner: str) -> Job:
@@ -240,3 +247,8 @@ def gone() -> JobGone:
 def conflict() -> IdempotencyConflict:
     why, fix = "another job was submitted with it", "Use a new key for each job"
     return IdempotencyConflict("The idempotency key is taken", why=why, fix=fix)
+
+
+def full(most: int) -> JobsFull:
+    why = f"{most:,} of your own wait or are worked on, which is as many as may"
+    return JobsFull("The job is not taken in", why=why, retry_after_seconds=FULL_SECONDS)

@@ -240,11 +240,11 @@ end
 
 local act = {}
 
--- id, owner, task, priority, webhook, inputs, key, digest, seconds that it is kept, outcomes (how many, then place and
+-- id, owner, task, priority, webhook, inputs, key, digest, seconds that it is kept, how many of the owner's may be open, outcomes (how many, then place and
 -- outcome of each), orders (how many, then line and order of each)
 function act.submit()
     local id, owner, task, priority = text(), text(), text(), number()
-    local webhook, inputs, key, digest, kept = text(), text(), text(), text(), number()
+    local webhook, inputs, key, digest, kept, most = text(), text(), text(), text(), number(), number()
     local known = call('HGET', 'ids', id)
     if known then return job_of(known) end  -- asked again, because the first reply was lost
     local before = key ~= '' and call('HGET', 'keys:' .. owner, key)
@@ -253,6 +253,8 @@ function act.submit()
         if same ~= digest then return nil, 'conflict' end
         return job_of(job)
     end
+    local open = call('ZCARD', 'of:waiting:' .. owner) + call('ZCARD', 'of:running:' .. owner)
+    if open >= most then return nil, 'full' end
     local job = string.format('%015d', call('INCR', 'last'))
     call('HSET', 'ids', id, job)
     if key ~= '' then call('HSET', 'keys:' .. owner, key, job .. ' ' .. digest) end

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,6 +19,7 @@ from sensorium.errors import SensoriumError
 from sensorium.schemas.jobs import JobState, OutcomeState
 from sensorium.stores.files import storage_failed
 from sensorium.stores.jobs import (
+    MOST_OPEN,
     REMEMBERED_SECONDS,
     Called,
     Counts,
@@ -29,6 +30,7 @@ from sensorium.stores.jobs import (
     Submission,
     conflict,
     dead,
+    full,
     gone,
     pause_after,
     unknown,
@@ -62,7 +64,8 @@ class Due(NamedTuple):
 
 
 class RedisJobs:
-    """Keeps a job for `kept_seconds` after its end; gives an item up after `attempts` deaths of its workers.
+    """Keeps a job for `kept_seconds` after its end; gives an item up after `attempts` deaths of its workers; takes no more
+    from an owner of whose jobs `most_open` have not ended.
 
     `line_of` tells the line of an order; without a `clock` Redis's own is used, which all machines share.
     Raises InvalidConfiguration for an address that is none.
@@ -74,6 +77,7 @@ class RedisJobs:
         *,
         kept_seconds: float = 86400.0,
         attempts: int = 3,
+        most_open: int = MOST_OPEN,
         line_of: Callable[[bytes], str] = lambda order: "",  # noqa: ARG005
         clock: Callable[[], float] | None = None,
         telemetry: Telemetry = TELEMETRY,
@@ -81,7 +85,8 @@ class RedisJobs:
         self._redis = client(url, for_what="keep jobs in Redis", setting="jobs_redis_url", patience=PATIENCE_SECONDS)
         self._script = self._redis.register_script(_script())
         self._kept_seconds, self._attempts, self._line_of, self._clock = kept_seconds, attempts, line_of, clock
-        self._telemetry = telemetry
+        self._most_open, self._telemetry = most_open, telemetry
+        self._refusals: dict[bytes, Callable[[], SensoriumError]] = {**REFUSALS, b"full": partial(full, most_open)}
         self._claims: dict[str, str] = {}
 
     async def submit(self, submission: Submission) -> Job:
@@ -99,7 +104,8 @@ class RedisJobs:
         wrong = [part for place, outcome in new.outcomes.items() for part in (place, outcome)]
         orders = [part for order in new.orders for part in (self._line_of(order), order)]
         counted = (len(new.outcomes), *wrong, len(new.orders), *orders)
-        return _job(await self._asked("submit", *about, self._kept_seconds, *counted, failing="The job cannot be kept"))
+        limits = (self._kept_seconds, self._most_open)
+        return _job(await self._asked("submit", *about, *limits, *counted, failing="The job cannot be kept"))
 
     async def find(self, identity: str, owner: str) -> Job:
         return _job(await self._asked("find", identity, owner))
@@ -174,7 +180,7 @@ class RedisJobs:
             self._telemetry.jobs_finished[task.decode(), state.decode()].add()
             self._telemetry.job_seconds[task.decode()].observe(float(seconds))
         if refused:
-            refusal = REFUSALS[refused]
+            refusal = self._refusals[refused]
             raise refusal()
         return told
 

@@ -19,6 +19,7 @@ from sensorium.errors import InvalidConfiguration, SensoriumError
 from sensorium.schemas.jobs import JobState, OutcomeState
 from sensorium.stores.files import storage_failed
 from sensorium.stores.jobs import (
+    MOST_OPEN,
     REMEMBERED_SECONDS,
     Called,
     Counts,
@@ -29,6 +30,7 @@ from sensorium.stores.jobs import (
     Submission,
     conflict,
     dead,
+    full,
     gone,
     pause_after,
     unknown,
@@ -55,6 +57,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_key ON jobs (owner, key) WHERE key IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, place) WHERE NOT gone;
+CREATE INDEX IF NOT EXISTS jobs_open ON jobs (owner) WHERE ended IS NULL;
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state) WHERE state IN ('waiting', 'running');
 CREATE INDEX IF NOT EXISTS jobs_unattended ON jobs (attend_at) WHERE ended IS NOT NULL AND attend_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_by_expiry ON jobs (gone, expires) WHERE expires IS NOT NULL;
@@ -94,7 +97,8 @@ class _Asked(NamedTuple):
 
 
 class SqliteJobs:
-    """Keeps a job for `kept_seconds` after its end; gives an item up after `attempts` deaths of its workers."""
+    """Keeps a job for `kept_seconds` after its end; gives an item up after `attempts` deaths of its workers; takes no more
+    from an owner of whose jobs `most_open` have not ended."""
 
     def __init__(
         self,
@@ -102,11 +106,13 @@ class SqliteJobs:
         *,
         kept_seconds: float = 86400.0,
         attempts: int = 3,
+        most_open: int = MOST_OPEN,
         clock: Callable[[], float] = time.time,
         telemetry: Telemetry = TELEMETRY,
     ) -> None:
         self._database = Database(path, SCHEMA, "data_dir")
         self._kept_seconds, self._attempts, self._clock = kept_seconds, attempts, clock
+        self._most_open = most_open
         self._telemetry = telemetry
         self._asked: list[_Asked] = []
         self._writing: asyncio.Task[None] | None = None
@@ -216,6 +222,8 @@ class SqliteJobs:
     def _submit(self, connection: sqlite3.Connection, new: Submission) -> Job:
         if new.key is not None and (known := _by_key(connection, new)) is not None:
             return known
+        if _open(connection, new.owner, self._most_open) >= self._most_open:
+            raise full(self._most_open)
         attend_at = 0.0 if new.inputs or new.webhook else None
         cursor = connection.execute(
             "INSERT INTO jobs (id, owner, task, state, priority, total, created, webhook, inputs, key, digest, attend_at) "
@@ -361,6 +369,13 @@ def _by_key(connection: sqlite3.Connection, new: Submission) -> Job | None:
     if row[1] != new.digest:
         raise conflict()
     return _job(connection, row[0])
+
+
+def _open(connection: sqlite3.Connection, owner: str, most: int) -> int:
+    """How many of the owner's jobs have not ended; it is counted no further than to `most`."""
+    some = "SELECT 1 FROM jobs WHERE owner = ? AND ended IS NULL LIMIT ?"
+    (count,) = connection.execute(f"SELECT count(*) FROM ({some})", (owner, most)).fetchone()  # noqa: S608 - ours
+    return int(count)
 
 
 def _in_line(connection: sqlite3.Connection, most: int, now: float) -> list[tuple[Any, ...]]:
