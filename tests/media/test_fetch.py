@@ -54,6 +54,9 @@ class Server:
     async def missing(self, request: web.Request) -> web.Response:
         raise web.HTTPNotFound
 
+    async def status(self, request: web.Request) -> web.Response:
+        return web.Response(status=int(request.query["is"]))
+
     async def redirect(self, request: web.Request) -> web.Response:
         raise web.HTTPFound(request.query["to"])
 
@@ -384,6 +387,13 @@ async def test_a_bad_answer_says_what_was_wrong_and_tells_no_secret(server: Serv
     with pytest.raises(FetchFailed, match=why) as caught:
         await fetch(url, server.limits())
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "may_pass"), [(403, False), (404, False), (410, False), (429, True), (503, True)])
+async def test_only_a_refusal_that_may_pass_is_worth_another_try(server: Server, status: int, may_pass: bool) -> None:
+    with pytest.raises(FetchFailed, match=str(status)) as caught:
+        await fetch(f"{server.url}/status?is={status}", server.limits())
+    assert caught.value.as_dict()["retryable"] is may_pass
 
 
 async def test_a_slow_server_is_given_up_in_time(server: Server) -> None:

@@ -28,6 +28,9 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 INSTEAD = "Send the file itself, or let the operator add the host to `allowed_hosts`"
 
+_MAY_PASS = {408, 425, 429}
+"""Refusals that another try may find gone, as with all of 500 and above; not so a picture that is not there."""
+
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK = 1 << 16
 _HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "sensorium"}
@@ -223,7 +226,9 @@ async def _body(answer: aiohttp.ClientResponse, name: str, limits: Limits) -> by
     from sensorium.media.source import too_many_bytes
 
     if not 200 <= answer.status < 300:
-        raise FetchFailed(f"Cannot fetch {name}", why=f"the server answered {answer.status}", fix="Check the URL")
+        refused = FetchFailed(f"Cannot fetch {name}", why=f"the server answered {answer.status}", fix="Check the URL")
+        vars(refused).update(retryable=answer.status >= 500 or answer.status in _MAY_PASS)
+        raise refused
     if (answer.content_length or 0) > limits.max_bytes:
         raise too_many_bytes(name, answer.content_length, limits)
     body = bytearray()
