@@ -87,6 +87,7 @@ def test_options_of_the_task_and_the_time_of_each_input_go_along(
     assert late["failed"] == {"deadline_exceeded": 1}
 
 
+@pytest.mark.slow
 def test_files_are_told_apart_from_each_other_when_together_they_are_too_large(
     sensorium: Sensorium, home: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_name_that_is_no_text_is_sent_too(sensorium: Sensorium, home: Path, se
     assert run(sensorium, "p", "-o", "out.jsonl", "--server", server.url)["done"] == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_full_is_waited_for(sensorium: Sensorium, home: Path, tmp_path: Path) -> None:
     some(home / "p", 130)
     with running(tmp_path, jobs_per_key=1) as small:
