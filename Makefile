@@ -3,11 +3,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PEERS := .venv-peers
-GATEWAY_PEERS := .venv-gateway-peers
-SDKS := .venv-sdks
-TORCH := .venv-torch
-RAY := .venv-ray
 
 # Compiled files are kept, as they are for users: many tests and benches start Python again and again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -28,10 +23,27 @@ help:
 	@echo "make bench-celery    classification by one Celery worker, and by two"
 	@echo "make bench-serving, bench-overload, soak   the server at its limit, beyond it, and for a long time"
 
-$(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[video,auth,otel,dev]'
-	@touch $@
+# An environment: its folder, the files that it is made of (those of them named constraints* pin), and what pip installs.
+define environment
+ENVIRONMENTS += $(1)
+$(1)/installed: $(2)
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(patsubst %,-c %,$(filter constraints%,$(2))) $(3)
+	@touch $$@
+endef
+
+EXTRAS := video,auth,otel,dev
+PYTESTS := pytest pytest-asyncio pytest-timeout requests
+
+$(eval $(call environment,$(VENV),pyproject.toml constraints.txt,-e '.[$(EXTRAS)]'))
+# Other people's clients: what they need is nothing that we need.
+$(eval $(call environment,.venv-sdks,pyproject.toml constraints.txt constraints-sdks.txt,-e . openai langchain-openai httpx2 $(PYTESTS)))
+# PyTorch is large. pip, of all installers, takes the build for processors.
+$(eval $(call environment,.venv-torch,pyproject.toml constraints.txt constraints-torch.txt,-e '.[torch]' $(PYTESTS)))
+$(eval $(call environment,.venv-ray,pyproject.toml constraints.txt constraints-ray.txt,-e '.[ray]' $(PYTESTS)))
+# The servers that ours is compared with; then the thinnest proxy, and LiteLLM.
+$(eval $(call environment,.venv-peers,benchmarks/serving/constraints.txt,-r benchmarks/serving/constraints.txt))
+$(eval $(call environment,.venv-gateway-peers,benchmarks/gateway/constraints.txt,-r benchmarks/gateway/constraints.txt))
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow"
@@ -39,35 +51,8 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
-# Other people's clients, in an environment of their own: what they need is nothing that we need.
-$(SDKS)/installed: pyproject.toml constraints.txt constraints-sdks.txt
-	$(PYTHON) -m venv $(SDKS)
-	$(SDKS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-sdks.txt \
-		-e . openai langchain-openai httpx2 pytest pytest-asyncio pytest-timeout requests
-	@touch $@
-
-test-sdks: $(SDKS)/installed
-	$(SDKS)/bin/python -m pytest tests/sdks
-
-# Models on PyTorch, in an environment of their own: it is large. pip, of all installers, takes the build for processors.
-$(TORCH)/installed: pyproject.toml constraints.txt constraints-torch.txt
-	$(PYTHON) -m venv $(TORCH)
-	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-torch.txt \
-		-e '.[torch]' pytest pytest-asyncio pytest-timeout requests
-	@touch $@
-
-test-torch: $(TORCH)/installed
-	$(TORCH)/bin/python -m pytest tests/torch
-
-# Batches on Ray, in an environment of their own.
-$(RAY)/installed: pyproject.toml constraints.txt constraints-ray.txt
-	$(PYTHON) -m venv $(RAY)
-	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-ray.txt \
-		-e '.[ray]' pytest pytest-asyncio pytest-timeout requests
-	@touch $@
-
-test-ray: $(RAY)/installed
-	$(RAY)/bin/python -m pytest tests/ray
+test-sdks test-torch test-ray: test-%: .venv-%/installed
+	.venv-$*/bin/python -m pytest tests/$*
 
 fuzz: $(VENV)/installed
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest tests/media/test_fuzz.py
@@ -99,23 +84,11 @@ bench-classify: $(VENV)/installed
 bench-startup: $(VENV)/installed
 	$(BIN)/python benchmarks/startup.py
 
-# The servers that ours is compared with, in an environment of their own.
-$(PEERS)/installed: benchmarks/serving/constraints.txt
-	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/serving/constraints.txt
-	@touch $@
+bench-serving: $(VENV)/installed .venv-peers/installed
+	PEERS_BIN=.venv-peers/bin $(BIN)/python -m benchmarks.serving
 
-bench-serving: $(VENV)/installed $(PEERS)/installed
-	PEERS_BIN=$(PEERS)/bin $(BIN)/python -m benchmarks.serving
-
-# The thinnest proxy, and LiteLLM.
-$(GATEWAY_PEERS)/installed: benchmarks/gateway/constraints.txt
-	$(PYTHON) -m venv $(GATEWAY_PEERS)
-	$(GATEWAY_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/gateway/constraints.txt
-	@touch $@
-
-bench-gateway: $(VENV)/installed $(GATEWAY_PEERS)/installed
-	PEERS_BIN=$(GATEWAY_PEERS)/bin $(BIN)/python -m benchmarks.gateway
+bench-gateway: $(VENV)/installed .venv-gateway-peers/installed
+	PEERS_BIN=.venv-gateway-peers/bin $(BIN)/python -m benchmarks.gateway
 
 bench-flow: $(VENV)/installed
 	$(BIN)/python -m benchmarks.flow
@@ -138,4 +111,4 @@ soak: $(VENV)/installed
 	$(BIN)/python -m benchmarks.serving.soak
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(SDKS) $(TORCH) $(RAY) demo-out build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(ENVIRONMENTS) demo-out build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

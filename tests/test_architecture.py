@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,17 +66,23 @@ def part_of(module: str) -> str:
     )
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
     """The modules of sensorium that a file names in any import, inside functions too."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found.update(name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.update(
                 f"{node.module}.{name.name}" if node.module == "sensorium" else node.module for name in node.names
             )
-    return {name for name in found if name.startswith("sensorium.") and not name.startswith("sensorium.__")}
+    return frozenset(name for name in found if name.startswith("sensorium.") and not name.startswith("sensorium.__"))
 
 
 def module_of(path: Path) -> str:
@@ -146,7 +153,7 @@ def test_half_of_the_functions_are_under_ten_lines() -> None:
     lengths = sorted(
         (node.end_lineno or node.lineno) - node.lineno + 1
         for path in files()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree(path))
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
     )
     assert lengths[len(lengths) // 2] < 10
@@ -155,4 +162,4 @@ def test_half_of_the_functions_are_under_ten_lines() -> None:
 
 def test_every_package_says_what_it_is_for() -> None:
     for path in SOURCE.rglob("*.py"):
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+        assert ast.get_docstring(tree(path)), path

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from sensorium.config import Settings
 from sensorium.engine import Card, Options
@@ -37,8 +38,12 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
+in_one_loop = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sensorium(cache_dir: Path) -> AsyncIterator[Sensorium]:
+    """One for all: models are loaded once."""
     async with Sensorium(Settings(cache_dir=cache_dir, models_dir=cache_dir / "none")) as service:
         yield service
 
@@ -49,6 +54,7 @@ def ask(card: Card, task: str, picture: bytes) -> Request:
     return request.model_validate({"image": Source.of(picture), "model": card.id, **words})
 
 
+@in_one_loop
 @each_ready
 async def test_it_answers_with_the_tasks_result_and_says_who_answered(
     sensorium: Sensorium, card: Card, task: str
@@ -60,6 +66,7 @@ async def test_it_answers_with_the_tasks_result_and_says_who_answered(
     assert type(result).model_validate_json(result.model_dump_json()) == result
 
 
+@in_one_loop
 @each_ready
 async def test_one_bad_picture_fails_alone_and_its_neighbours_answer_as_if_it_were_not_there(
     sensorium: Sensorium, card: Card, task: str
@@ -71,6 +78,7 @@ async def test_one_bad_picture_fails_alone_and_its_neighbours_answer_as_if_it_we
     assert [without_meta(one) for one in (mixed[0], *mixed[2:])] == [without_meta(one) for one in alone]
 
 
+@in_one_loop
 @each_ready
 async def test_its_errors_are_ours(sensorium: Sensorium, card: Card, task: str) -> None:
     for picture in (b"", b"\xff\xd8\xff", jpeg()[:200]):
@@ -78,6 +86,7 @@ async def test_its_errors_are_ours(sensorium: Sensorium, card: Card, task: str) 
             await sensorium.run(ask(card, task, picture))
 
 
+@in_one_loop
 @each_ready
 async def test_cancelling_leaves_it_able_to_answer(sensorium: Sensorium, card: Card, task: str) -> None:
     await sensorium.run(ask(card, task, jpeg(seed=8)))
@@ -91,10 +100,10 @@ async def test_cancelling_leaves_it_able_to_answer(sensorium: Sensorium, card: C
 
 @each_ready
 async def test_it_gives_its_threads_back(cache_dir: Path, card: Card, task: str) -> None:
+    before = set(threading.enumerate())
     async with Sensorium(Settings(cache_dir=cache_dir, models_dir=cache_dir / "none")) as service:
         await service.run(ask(card, task, jpeg()))
-    left = [thread.name for thread in threading.enumerate() if card.name in thread.name]
-    assert not left
+    assert not [thread.name for thread in set(threading.enumerate()) - before if card.name in thread.name]
 
 
 @each_card
@@ -106,6 +115,7 @@ def test_a_card_says_all_that_a_user_must_know(card: Card) -> None:
     assert card.weights is None or card.weights.package is None or card.weights.sha256
 
 
+@in_one_loop
 @pytest.mark.parametrize("card", HERE, ids=lambda card: card.name)
 async def test_a_model_that_is_not_installed_says_what_brings_it(sensorium: Sensorium, card: Card) -> None:
     if REGISTRY.state(card) == "ready":

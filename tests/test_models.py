@@ -163,21 +163,20 @@ async def test_a_half_written_file_is_refused_and_taken_once_it_is_whole(opened:
 async def test_a_file_without_checksum_is_taken_once_nobody_writes_it_any_more(
     opened: Open, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sensorium.runtimes.weights.SETTLED_SECONDS", 0.2)
+    monkeypatch.setattr("sensorium.runtimes.weights.SETTLED_SECONDS", 0.5)
     folder = put(models, "1", "red")
     swap(folder / "card.toml", card("1", "own.onnx", None).encode())
     whole = always(1, ballast=1)
     async with opened() as sensorium:
         with (folder / "own.onnx").open("wb") as file:
             asking = asyncio.create_task(said(sensorium))
-            for start in range(0, len(whole) // 2, len(whole) // 100):
-                file.write(whole[start : start + len(whole) // 100])
+            while not asking.done():
+                file.write(b"x")
                 file.flush()
-                if asking.done():
-                    break
                 await asyncio.sleep(0.02)
         with pytest.raises(InvalidModel, match="still being written"):
             await asking
+        monkeypatch.setattr("sensorium.runtimes.weights.SETTLED_SECONDS", 0.0)
         swap(folder / "own.onnx", whole[: len(whole) // 2])
         with pytest.raises(InvalidModel, match="cut short"):
             await said(sensorium)

@@ -36,6 +36,7 @@ from sensorium.schemas.classify import Classification, ClassifyRequest
 from sensorium.schemas.detect import DetectRequest
 from sensorium.service import Sensorium
 from sensorium.telemetry import TELEMETRY
+from tests.fakes import put_fake
 from tests.pictures import JUNK, jpeg, png
 from tests.runtimes.cards import Card as GraphicsCard
 
@@ -51,8 +52,7 @@ def opened(tmp_path: Path) -> Open:
         models = tmp_path / "models"
         models.mkdir(exist_ok=True)
         for name, quirks in (fakes or {}).items():
-            card = f'name = "{name}"\nkind = "fake"\ntasks = ["*"]\nlicence = "Apache-2.0"\n[quirks]\n{quirks}\n'
-            (models / f"{name}.toml").write_text(card, encoding="utf-8")
+            put_fake(models, name, quirks)
         async with Sensorium(Settings(cache_dir=tmp_path / "cache", models_dir=models, **settings)) as sensorium:
             yield sensorium
 
@@ -241,7 +241,7 @@ async def test_answers_outlive_the_process_in_sqlite(opened: Open) -> None:
 
 async def test_a_deadline_ends_in_our_error_and_covers_waiting(opened: Open) -> None:
     async with opened({"slow": "seconds = 10"}, running=1, waiting=5) as sensorium:
-        first = asyncio.create_task(sensorium.run(classify(model="slow"), timeout=0.3))
+        first = asyncio.create_task(sensorium.run(classify(model="slow"), timeout=0.5))
         await asyncio.sleep(0)
         with pytest.raises(DeadlineExceeded, match=r"0\.05 s"):
             await sensorium.run(classify(), timeout=0.05)
@@ -266,7 +266,7 @@ async def test_more_than_the_line_holds_is_refused_at_once(opened: Open) -> None
 async def test_a_composed_task_holds_no_place_that_its_parts_wait_for(opened: Open) -> None:
     models = {task: ["fake"] for task in ("classify", "read", "describe_pixels")}
     async with opened(running=1, waiting=0, models=models) as sensorium:
-        result = await sensorium.run(AnalyzeRequest(image=Source.of(jpeg())), timeout=5)
+        result = await sensorium.run(AnalyzeRequest(image=Source.of(jpeg())), timeout=30)
     assert result.classify.meta.engine == result.read.meta.engine == result.describe_pixels.meta.engine == "fake@1"
 
 

@@ -13,9 +13,8 @@ import sensorium
 from sensorium import aio
 from sensorium.engine import Delta
 from sensorium.errors import CorruptMedia, FileMissing, InvalidRequest, Overloaded
+from tests.fakes import put_fake
 from tests.pictures import jpeg, photograph, png
-
-CARD = 'name = "{name}"\nkind = "fake"\ntasks = ["*"]\nlicence = "Apache-2.0"\n[quirks]\nwords = ["a ", "cat"]\n{more}'
 
 
 class Thing(BaseModel):
@@ -25,11 +24,9 @@ class Thing(BaseModel):
 @pytest.fixture(autouse=True)
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     models = tmp_path / "models"
-    models.mkdir()
-    for name, more in (("talker", ""), ("endless", "seconds = 0.05"), ("breaking", 'fail = "overloaded"')):
-        words = CARD.format(name=name, more=more)
-        long = words.replace('"cat"', ", ".join(['"cat"'] * 1000)) if name == "endless" else words
-        (models / f"{name}.toml").write_text(long, encoding="utf-8")
+    put_fake(models, "talker", 'words = ["a ", "cat"]')
+    put_fake(models, "endless", 'words = ["a ", "cat"]\ntimes = 1000\nseconds = 0.05')
+    put_fake(models, "breaking", 'words = ["a ", "cat"]\nfail = "overloaded"')
     monkeypatch.setenv("SENSORIUM_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("SENSORIUM_MODELS_DIR", str(models))
     sensorium.close()

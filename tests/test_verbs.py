@@ -25,6 +25,7 @@ from tests.pictures import jpeg, photograph, png
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("SENSORIUM_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("SENSORIUM_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setenv("SENSORIUM_MODELS", '{"read": ["fake"]}')  # which is ready at once
     sensorium.close()
     yield
     sensorium.close()
@@ -87,9 +88,10 @@ def test_many_threads_may_call_at_once() -> None:
 async def test_cancelling_an_awaited_verb_ends_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
     import sensorium.engines.fake
 
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     async def run(*_: object) -> None:
+        begun.set()
         try:
             await asyncio.sleep(60)
         finally:
@@ -97,10 +99,10 @@ async def test_cancelling_an_awaited_verb_ends_its_work(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(sensorium.engines.fake.Engine, "run", run)
     task = asyncio.create_task(aio.classify(jpeg(), model="fake"))
-    await asyncio.sleep(0.2)
+    assert await asyncio.to_thread(begun.wait, 30)
     task.cancel()
     await asyncio.wait([task])
-    assert await asyncio.to_thread(ended.wait, 10)
+    assert await asyncio.to_thread(ended.wait, 30)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -127,10 +129,11 @@ def test_results_draw_themselves_in_a_notebook() -> None:
 
 
 @pytest.mark.parametrize("verb", ["classify", "read", "analyze"])
-def test_a_plain_script_ends_in_silence(verb: str, tmp_path: Path) -> None:
+def test_a_plain_script_ends_in_silence(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     script = f"import sensorium, asyncio; sensorium.{verb}('a.jpg'); asyncio.run(sensorium.aio.{verb}('a.jpg'))"
     command = [sys.executable, "-W", "error", "-c", script]
+    monkeypatch.delenv("SENSORIUM_MODELS")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -11,21 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Sensorium, lines
+from tests.fakes import put_fake
 from tests.pictures import jpeg, photograph, png
-
-CARD = 'name = "{name}"\nkind = "fake"\ntasks = ["ask"]\nlicence = "Apache-2.0"\nremote = {remote}\n[quirks]\n{quirks}'
 
 
 @pytest.fixture(autouse=True)
-def models(tmp_path: Path, home: Path) -> None:
+def models(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENSORIUM_MODELS", '{"read": ["fake"]}')  # which is ready at once
     folder = tmp_path / "models"
-    folder.mkdir()
-    for name, remote, quirks in (
-        ("talker", "false", 'words = ["a ", "cat \\u001b[31m"]'),
-        ("breaking", "false", 'words = ["a "]\nfail = "provider_failed"'),
-        ("far", "true", ""),
-    ):
-        (folder / f"{name}.toml").write_text(CARD.format(name=name, remote=remote, quirks=quirks), encoding="utf-8")
+    put_fake(folder, "talker", 'words = ["a ", "cat \\u001b[31m"]')
+    put_fake(folder, "breaking", 'words = ["a "]\nfail = "provider_failed"')
+    put_fake(folder, "far", remote=True)
     (home / "a.jpg").write_bytes(photograph())
     (home / "b.png").write_bytes(png())
 

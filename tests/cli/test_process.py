@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import put_fake
+
 HEAVY = (
     "numpy",
     "onnxruntime",
@@ -27,7 +29,7 @@ SENSORIUM = [sys.executable, "-m", "sensorium"]
 
 
 def run(*words: str | Path, **more: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*SENSORIUM, *map(str, words)], capture_output=True, timeout=30, check=False, **more)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run([*SENSORIUM, *map(str, words)], capture_output=True, timeout=60, check=False, **more)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.mark.parametrize("word", ["--help", "--version"])
@@ -93,9 +95,7 @@ def interruptible() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
 def test_an_interrupt_ends_with_130_and_no_traceback(photos: Path, tmp_path: Path) -> None:
-    card = 'name = "slow"\nkind = "fake"\ntasks = ["*"]\nlicence = "MIT"\n[quirks]\nseconds = 30.0\n'
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "slow.toml").write_text(card, encoding="utf-8")
+    put_fake(tmp_path / "models", "slow", "seconds = 30.0")
     # The missing file is told at once, and so shows that the work has begun.
     process = subprocess.Popen(
         [*SENSORIUM, "classify", "missing.jpg", str(photos / "a.png"), "--model", "slow", "--json"],
@@ -107,6 +107,6 @@ def test_an_interrupt_ends_with_130_and_no_traceback(photos: Path, tmp_path: Pat
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=50)
     assert process.returncode == 130
     assert said.strip() == "Interrupted."

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import Sensorium, lines
+from tests.fakes import put_fake
 from tests.pictures import jpeg
 from tests.server.conftest import Server, running
 
@@ -16,10 +17,8 @@ from tests.server.conftest import Server, running
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    (folder / "models").mkdir()
     for name, more in (("talker", ""), ("breaking", 'fail = "provider_failed"')):
-        card = f'name = "{name}"\nkind = "fake"\ntasks = ["ask"]\nlicence = "Apache-2.0"\n[quirks]\nwords = ["a ", "cat"]\n'
-        (folder / "models" / f"{name}.toml").write_text(card + more, encoding="utf-8")
+        put_fake(folder / "models", name, f'words = ["a ", "cat"]\n{more}')
     with running(folder) as started:
         yield started
 

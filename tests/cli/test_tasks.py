@@ -12,6 +12,7 @@ from PIL import Image
 
 from sensorium.cli import tasks
 from tests.cli.conftest import Sensorium, lines
+from tests.fakes import put_fake
 from tests.pictures import JUNK, jpeg, png
 
 TASKS = ("analyze", "classify", "read", "describe-pixels")
@@ -123,9 +124,7 @@ def test_wrong_settings_end_with_2_and_name_the_setting(sensorium: Sensorium, mo
 
 
 def test_a_failing_engine_ends_with_1(sensorium: Sensorium, photos: Path, tmp_path: Path) -> None:
-    card = 'name = "ill"\nkind = "fake"\ntasks = ["*"]\nlicence = "MIT"\n[quirks]\nfail = "engine_failed"\n'
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "ill.toml").write_text(card, encoding="utf-8")
+    put_fake(tmp_path / "models", "ill", 'fail = "engine_failed"')
     told = sensorium("classify", photos / "a.png", "--model", "ill", "--json")
     assert told.exit_code == 1
     assert lines(told)[0]["error"]["code"] == "engine_failed"
@@ -134,9 +133,7 @@ def test_a_failing_engine_ends_with_1(sensorium: Sensorium, photos: Path, tmp_pa
 
 
 def test_time_that_runs_out_is_told(sensorium: Sensorium, photos: Path, tmp_path: Path) -> None:
-    card = 'name = "slow"\nkind = "fake"\ntasks = ["*"]\nlicence = "MIT"\n[quirks]\nseconds = 30.0\n'
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "slow.toml").write_text(card, encoding="utf-8")
+    put_fake(tmp_path / "models", "slow", "seconds = 30.0")
     told = sensorium("classify", photos / "a.png", "--model", "slow", "--timeout", "0.2", "--json")
     assert told.exit_code == 1
     assert lines(told)[0]["error"]["code"] == "deadline_exceeded"

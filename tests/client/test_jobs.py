@@ -63,7 +63,7 @@ def test_pictures_are_handed_in_and_their_outcomes_come_as_the_verbs_tell_them(
     (first, *_) = [one.outcome for one in told if one.index == 0]
     assert isinstance(first, Classification)
     assert len(first.labels) == 1
-    ended = client.jobs.wait(job.id, timeout=20)
+    ended = client.jobs.wait(job.id, timeout=50)
     assert (ended.state, ended.over, ended.progress.done, ended.progress.failed) == ("done", True, 2, 1)
 
 

@@ -26,6 +26,7 @@ from sensorium.errors import (
     UnknownModel,
 )
 from tests.client.conftest import ANSWER, Handler, Speaking
+from tests.fakes import put_fake
 from tests.pictures import png
 from tests.server.conftest import Server, running
 from tests.upstream import Upstream, upstream
@@ -36,7 +37,6 @@ FAKES = {
     "torn": 'words = ["half an "]\nfail = "stream_broken"',
     "slowly": 'words = ["late ", "later"]\nseconds = 0.4',
 }
-CARD = 'name = "{name}"\nkind = "fake"\ntasks = ["*"]\nlicence = "Apache-2.0"\n[quirks]\n{quirks}\n'
 
 Told = list[tuple[str, Any]]
 WORDS: Told = [("delta", {"text": "a "}), ("delta", {"text": "cat"})]
@@ -53,9 +53,8 @@ def provider() -> Iterator[Upstream]:
 def server(tmp_path_factory: pytest.TempPathFactory, provider: Upstream) -> Iterator[Server]:
     """It gives a sign of life every tenth of a second."""
     folder = tmp_path_factory.mktemp("streaming")
-    (folder / "models").mkdir()
     for name, quirks in FAKES.items():
-        (folder / "models" / f"{name}.toml").write_text(CARD.format(name=name, quirks=quirks), encoding="utf-8")
+        put_fake(folder / "models", name, quirks)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OPENAI_BASE_URL", provider.openai)
         environment.setenv("OPENAI_API_KEY", "key")
@@ -71,15 +70,16 @@ def client(server: Server) -> Iterator[Client]:
 
 
 def telling(*answers: Told, cut: bool = False, silent: float = 0.0, beats: int = 0) -> Handler:
-    """One answer for each request; the last again and again. After its events comes what is said here."""
+    """One answer for each request; the last again and again. What is said here comes before its last event, or after it."""
     left = list(answers)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         await request.read()
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
-        for number, (kind, data) in enumerate(left.pop(0) if len(left) > 1 else left[0]):
-            for _ in range(beats):
+        events = left.pop(0) if len(left) > 1 else left[0]
+        for number, (kind, data) in enumerate(events):
+            for _ in range(beats if number == len(events) - 1 else 0):
                 await response.write(b": keep-alive\n")
                 await asyncio.sleep(0.05)
             await response.write(f"id: x:{number}\nevent: {kind}\ndata: {json.dumps(data)}\n\n".encode())
@@ -144,7 +144,7 @@ def test_who_leaves_early_ends_the_work_at_the_provider(client: Client, provider
     said = iter(client.stream.ask(prompt="What is this?", model="openai/endless"))
     assert next(said) == Delta(" more")
     said.close()  # type: ignore[attr-defined] # it is a generator
-    provider.wait(lambda seen: seen.last.ending == "left", 5)
+    provider.wait(lambda seen: seen.last.ending == "left")
 
 
 def test_who_leaves_and_closes_the_client_ends_the_work_too(server: Server, provider: Upstream) -> None:
@@ -152,14 +152,14 @@ def test_who_leaves_and_closes_the_client_ends_the_work_too(server: Server, prov
         said = iter(client.stream.ask(prompt="What is this?", model="openai/endless"))
         assert next(said) == Delta(" more")
         said.close()  # type: ignore[attr-defined] # it is a generator
-    provider.wait(lambda seen: seen.at_once == 0, 5)
+    provider.wait(lambda seen: seen.at_once == 0)
 
 
 def test_a_stream_whose_time_is_over_ends_the_work(client: Client, provider: Upstream) -> None:
     with pytest.raises(SensoriumError) as raised:
         list(client.stream.ask(prompt="What is this?", model="openai/endless", timeout=0.5))
     assert raised.value.code == "deadline_exceeded"
-    provider.wait(lambda seen: seen.at_once == 0, 5)
+    provider.wait(lambda seen: seen.at_once == 0)
 
 
 @pytest.mark.parametrize("name", ["../caller", "a/b", "", "é", 5, None])
@@ -185,7 +185,7 @@ async def test_a_server_that_knows_no_deleting_spoils_nothing(speaking: Speaking
         return web.Response(status=405) if request.method == "DELETE" else await telling_it(request)
 
     async with speaking(handle) as url:
-        events, error = await heard(url, silence=0.1)
+        events, error = await heard(url, silence=0.5)
     assert (len(events), type(error)) == (2, StreamBroken)
     assert asked == [("POST", "/v1/classify"), ("DELETE", f"/v1/streams/{'0' * 32}")]
 
@@ -224,7 +224,7 @@ Case = Callable[[], Handler]
         (lambda: telling(WORDS), "before its end"),
         (lambda: telling([*WORDS, WHOLE[0]]), "before its end"),
         (lambda: telling([*WORDS, WHOLE[1]]), "without a result"),
-        (lambda: telling(WORDS, silent=5), "nothing came for 0.3 s"),
+        (lambda: telling(WORDS, silent=60), "nothing came for 0.5 s"),
         (lambda: telling([*WORDS, ("delta", {"words": "x"})]), "not in the format"),
         (lambda: telling([*WORDS, ("delta", "x")]), "not in the format"),
     ],
@@ -233,15 +233,15 @@ async def test_an_answer_without_its_end_is_broken_after_the_words_that_came(
     speaking: Speaking, handler: Case, why: str
 ) -> None:
     async with speaking(handler()) as url:
-        events, error = await heard(url, silence=0.3)
+        events, error = await heard(url, silence=0.5)
     assert events == [Delta("a "), Delta("cat")]
     assert isinstance(error, StreamBroken)
     assert why in str(error)
 
 
 async def test_signs_of_life_keep_an_answer_alive(speaking: Speaking) -> None:
-    async with speaking(telling([*WORDS, *WHOLE], beats=4)) as url:
-        events, result = await heard(url, silence=0.15)
+    async with speaking(telling([*WORDS, *WHOLE], beats=20)) as url:
+        events, result = await heard(url, silence=0.5)
     assert len(events) == 2
     assert result.best.name == "cat"
 

@@ -240,7 +240,7 @@ def test_event_streams_come_as_they_are_made(tmp_path: Path) -> None:
     instance = free_port()
     with subprocess.Popen([sys.executable, "-c", STREAM, str(instance)], stdout=subprocess.DEVNULL) as process:
         try:
-            assert eventually(lambda: listens(instance), 20)
+            assert eventually(lambda: listens(instance))
             with (
                 in_front_of(tmp_path / "nginx", [instance, instance]) as port,
                 requests.get(

@@ -52,6 +52,7 @@ async def ask(engine: Engine, picture: Path | bytes, **fields: Any) -> Classific
 # How right it is
 
 
+@pytest.mark.slow  # they are many
 @pytest.mark.parametrize(("exact", "least"), [(True, 0.88), (False, 0.87)])
 async def test_top_1_on_300_imagenet_pictures(lite0: Engine, shared_data: Path, exact: bool, least: float) -> None:
     folder = shared_data / "images-imagenet"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from sensorium.config import Settings
 from sensorium.engine import Delta, Event, Options
@@ -14,14 +15,20 @@ from sensorium.errors import CorruptMedia, UnstructuredAnswer
 from sensorium.media.source import Source
 from sensorium.schemas.ask import Answer, AskRequest
 from sensorium.service import Sensorium
+from tests.fakes import put_fake
 from tests.pictures import jpeg, photograph, png
 
 PHOTO, RED = Source.of(photograph()), Source.of(png(60, 40, colour=(220, 20, 30)))
 
 
-@pytest.fixture
-async def sensorium(tmp_path: Path) -> AsyncIterator[Sensorium]:
-    async with Sensorium(Settings(cache_dir=tmp_path, models_dir=tmp_path / "none")) as service:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def sensorium(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sensorium]:
+    """One for all: its models are loaded once."""
+    folder = tmp_path_factory.mktemp("perception")
+    async with Sensorium(Settings(cache_dir=folder, models_dir=folder / "none")) as service:
         yield service
 
 
@@ -86,10 +93,7 @@ async def test_a_bad_picture_fails_before_the_first_word(sensorium: Sensorium) -
 
 async def test_a_part_that_fails_is_said_and_not_remembered(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    models.mkdir()
-    quirks = '[quirks]\nfail = "engine_failed"\nfail_times = 1\n'
-    head = 'name = "flaky"\nkind = "fake"\ntasks = ["read"]\nlicence = "Apache-2.0"\n'
-    (models / "flaky.toml").write_text(head + quirks, encoding="utf-8")
+    put_fake(models, "flaky", 'fail = "engine_failed"\nfail_times = 1')
     settings = Settings(cache_dir=tmp_path, models_dir=models, models={"read": ["flaky"]})
     async with Sensorium(settings) as service:
         assert "could not be found out (read)" in (await ask(service, image=RED)).text

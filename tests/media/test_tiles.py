@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
@@ -26,7 +26,6 @@ def inside(one: Tile, other: Tile) -> bool:
     return other.left <= one.left and other.top <= one.top and one.right <= other.right and one.bottom <= other.bottom
 
 
-@settings(deadline=None)
 @given(lengths, lengths, sides)
 def test_every_pixel_is_in_a_tile(width: int, height: int, how: tuple[int, int]) -> None:
     seen = np.zeros((height, width), bool)
@@ -35,7 +34,6 @@ def test_every_pixel_is_in_a_tile(width: int, height: int, how: tuple[int, int])
     assert seen.all()
 
 
-@settings(deadline=None)
 @given(lengths, lengths, sides)
 def test_no_tile_is_inside_another_and_none_leaves_the_picture(width: int, height: int, how: tuple[int, int]) -> None:
     tiles = places(width, height, *how)
@@ -45,7 +43,6 @@ def test_no_tile_is_inside_another_and_none_leaves_the_picture(width: int, heigh
     assert max(tile.bottom for tile in tiles) == height
 
 
-@settings(deadline=None)
 @given(lengths, lengths, sides)
 def test_all_tiles_have_one_size_and_neighbours_share_the_overlap(
     width: int, height: int, how: tuple[int, int]
@@ -59,7 +56,6 @@ def test_all_tiles_have_one_size_and_neighbours_share_the_overlap(
     assert all(left + side - right >= overlap for left, right in pairwise(lefts))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 50).flatmap(lambda side: st.tuples(st.just(side), st.integers(0, side - 1))))
 def test_any_overlap_that_is_less_than_a_side_will_do(width: int, how: tuple[int, int]) -> None:
     tiles = places(width, 1, *how)

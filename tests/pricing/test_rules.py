@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.errors import InvalidConfiguration
@@ -23,12 +23,14 @@ sides = st.one_of(st.integers(1, 5000), st.integers(1, 70_000))
 
 
 @every_rule
+@settings(max_examples=40)  # of each of many
 @given(width=sides, height=sides, detail=st.sampled_from(DETAILS))
 def test_no_picture_takes_more_than_one_of_unknown_size(rule: Rule, width: int, height: int, detail: Detail) -> None:
     assert 0 < estimate(rule.id, width, height, detail).tokens <= estimate(rule.id, None, None, detail).tokens
 
 
 @every_rule
+@settings(max_examples=40)  # of each of many
 @given(width=sides, height=sides, detail=st.sampled_from(DETAILS))
 def test_the_size_that_is_used_is_never_larger_and_costs_no_more(
     rule: Rule, width: int, height: int, detail: Detail

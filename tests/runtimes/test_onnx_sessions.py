@@ -351,7 +351,7 @@ def test_closing_waits_for_those_who_run_in_threads_of_their_own(opened: Opened)
         session.run_here(place(1))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(numbers=st.lists(st.integers(0, 14), min_size=2, max_size=12))
 def test_bad_requests_leave_the_answers_of_their_batches_as_they_were(numbers: list[int]) -> None:
     """Places of the table of ten are good, those above are not."""

@@ -19,6 +19,12 @@ from tests.runtimes.graphs import lookup
 LITE0 = CARDS[0]
 
 
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New files are not watched for a second."""
+    monkeypatch.setattr(weights, "SETTLED_SECONDS", 0.0)
+
+
 def own(folder: Path | None, file: str = "own.onnx", **fields: object) -> Card:
     return Card(
         name="own",

@@ -71,10 +71,10 @@ def test_a_schema_that_leads_round_in_a_circle_is_refused() -> None:
 def test_a_schema_that_doubles_its_work_at_each_level_ends() -> None:
     levels = {f"l{n}": {"allOf": [{"$ref": f"#/$defs/l{n + 1}"}] * 2} for n in range(28)}
     schema = {"$ref": "#/$defs/l0", "$defs": {**levels, "l28": {"type": "integer"}}}
-    start = time.monotonic()
+    start = time.thread_time()
     with pytest.raises(InvalidRequest, match="steps"):
         Structure.of(schema).problem(1)
-    assert time.monotonic() - start < 5
+    assert time.thread_time() - start < 5
 
 
 def test_things_that_are_compared_each_with_each_are_counted() -> None:
@@ -85,9 +85,9 @@ def test_things_that_are_compared_each_with_each_are_counted() -> None:
 
 
 def test_a_pattern_that_would_backtrack_for_ever_does_not() -> None:
-    start = time.monotonic()
+    start = time.thread_time()
     assert Structure.of({"pattern": "^(a+)+$"}).problem("a" * 5000 + "!") is not None
-    assert time.monotonic() - start < 2
+    assert time.thread_time() - start < 2
 
 
 def test_messages_stay_short_whatever_the_answer() -> None:

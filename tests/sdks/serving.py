@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from sensorium.config import Settings
 from sensorium.server.app import create_app, running
+from tests.fakes import put_fake
 from tests.server.conftest import Server
 from tests.server.conftest import running as started
 
@@ -32,10 +33,8 @@ FAKES = {
 
 
 def cards(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     for name, quirks in FAKES.items():
-        card = f'name = "{name}"\nkind = "fake"\ntasks = ["*"]\nlicence = "Apache-2.0"\n[quirks]\n{quirks}\n'
-        (folder / f"{name}.toml").write_text(card, encoding="utf-8")
+        put_fake(folder, name, quirks)
     return folder
 
 

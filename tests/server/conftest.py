@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.fakes import put_fake
+from tests.server.nursery import Process, start
 
 CARDS = {
     "slow": "seconds = 30",
@@ -23,8 +24,6 @@ CARDS = {
 }
 """Fake models that misbehave, by name, with their quirks."""
 
-SERVE = "from sensorium.config import load_settings; from sensorium.server.serve import serve; serve(load_settings())"
-
 
 @dataclass
 class Server:
@@ -32,7 +31,7 @@ class Server:
 
     url: str
     port: int
-    process: subprocess.Popen[bytes]
+    process: Process
     temporary: Path
     log_file: Path
 
@@ -52,7 +51,11 @@ class Server:
         return eventually(lambda: re.search(pattern, self.log()) is not None)
 
 
-def eventually(holds: object, seconds: float = 5.0) -> bool:
+PATIENCE = 50.0
+"""How many seconds a busy machine has for anything, before it counts as not happening."""
+
+
+def eventually(holds: object, seconds: float = PATIENCE) -> bool:
     end = time.monotonic() + seconds
     while not holds():  # type: ignore[operator]
         if time.monotonic() > end:
@@ -67,8 +70,7 @@ def running(folder: Path, **settings: object) -> Iterator[Server]:
     for made in (models, temporary):
         made.mkdir(parents=True, exist_ok=True)
     for name, quirks in CARDS.items():
-        head = f'name = "{name}"\nkind = "fake"\ntasks = ["*"]\nlicence = "Apache-2.0"\n'
-        (models / f"{name}.toml").write_text(f"{head}[quirks]\n{quirks}\n", encoding="utf-8")
+        put_fake(models, name, quirks)
     tasks = {task: ["fake"] for task in ("classify", "read", "describe_pixels")}
     chosen = {
         "port": 0,
@@ -82,25 +84,22 @@ def running(folder: Path, **settings: object) -> Iterator[Server]:
         for name, value in chosen.items()
     }
     environment = {**os.environ, **spoken, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}
-    with (
-        log_file.open("wb") as log,
-        subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stderr=log) as process,
-    ):
-        try:
-            yield Server(*_address(process, log_file), process, temporary, log_file)
-        finally:
-            process.terminate()
-            process.wait(10)
+    process = start(environment, log_file)
+    try:
+        yield Server(*_address(process, log_file), process, temporary, log_file)
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
 
 
-def _address(process: subprocess.Popen[bytes], log_file: Path) -> tuple[str, int]:
+def _address(process: Process, log_file: Path) -> tuple[str, int]:
     def said() -> re.Match[str] | None:
         assert process.poll() is None, log_file.read_text(encoding="utf-8")
         return re.search(
             r"Listening on (https?)://(?:127\.0\.0\.1|0\.0\.0\.0):(\d+)", log_file.read_text(encoding="utf-8")
         )
 
-    assert eventually(said, 20)
+    assert eventually(said)
     found = said()
     assert found is not None
     return f"{found[1]}://127.0.0.1:{found[2]}", int(found[2])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import requests
 
 from tests.pictures import jpeg
-from tests.server.conftest import eventually
+from tests.server.conftest import PATIENCE, eventually
 
 
 class Load:
@@ -26,7 +26,7 @@ class Load:
         self.heard[said] += 1
         self.latest = said
 
-    def says(self, name: str, seconds: float = 10.0) -> bool:
+    def says(self, name: str, seconds: float = PATIENCE) -> bool:
         """Whether the answers become this."""
         return eventually(lambda: self.latest == name, seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sensorium.errors import SensoriumError, StreamBroken
 from sensorium.schemas.base import Result
 from sensorium.schemas.events import Delta, Event, Progress
 from sensorium.server.events import Talk
+from tests.virtual_time import in_virtual_time
 
 STATUS = "http.response.start"
 
@@ -87,35 +89,49 @@ async def test_no_proxy_may_gather_or_keep_it(client: Client) -> None:
     assert client.sent[-1]["more_body"] is False
 
 
-async def test_signs_of_life_come_before_the_first_word_and_in_silence(client: Client) -> None:
-    with talk_to(client, interval=0.01) as talk:
-        await client.hears(b"(..")
-        await talk.hear(Delta("a"))
-        await client.hears(b"a..")
-        await talk.end(Result())
+def test_signs_of_life_come_before_the_first_word_and_in_silence() -> None:
+    async def main(clock: Callable[[], float]) -> Client:
+        client, start = Client(), clock()
+        with talk_to(client, interval=10) as talk:
+            await client.hears(b"(..")
+            assert clock() - start == pytest.approx(20)
+            await talk.hear(Delta("a"))
+            await client.hears(b"a..")
+            await talk.end(Result())
+        return client
+
+    client = in_virtual_time(main)
     assert client.body.endswith(b")")
     assert client.sent[0]["status"] == 200
 
 
-async def test_there_is_no_sign_of_life_while_words_come(client: Client) -> None:
-    with talk_to(client, interval=0.2) as talk:
-        for _ in range(50):
-            await talk.hear(Delta("a"))
-            await asyncio.sleep(0.01)
-    assert b"." not in client.body
+def test_there_is_no_sign_of_life_while_words_come() -> None:
+    async def main(clock: Callable[[], float]) -> bytes:
+        client = Client()
+        with talk_to(client, interval=10) as talk:
+            for _ in range(50):
+                await talk.hear(Delta("a"))
+                await asyncio.sleep(9)
+        return client.body
+
+    assert in_virtual_time(main) == b"(" + b"a" * 50
 
 
-async def test_no_sign_of_life_comes_after_the_end(client: Client) -> None:
-    client.reads.clear()
-    with talk_to(client, interval=0.01) as talk:
-        ending = asyncio.create_task(talk.end(Result()))
-        await asyncio.sleep(0.05)
-        client.reads.set()
-        await ending
-        count = len(client.sent)
-        await asyncio.sleep(0.05)
-    assert len(client.sent) == count
-    assert client.body == b"()"
+def test_no_sign_of_life_comes_after_the_end() -> None:
+    async def main(clock: Callable[[], float]) -> bytes:
+        client = Client()
+        client.reads.clear()
+        with talk_to(client, interval=10) as talk:
+            ending = asyncio.create_task(talk.end(Result()))
+            await asyncio.sleep(50)
+            client.reads.set()
+            await ending
+            count = len(client.sent)
+            await asyncio.sleep(50)
+        assert len(client.sent) == count
+        return client.body
+
+    assert in_virtual_time(main) == b"()"
 
 
 async def test_a_failure_is_told_as_one(client: Client) -> None:
@@ -126,27 +142,36 @@ async def test_a_failure_is_told_as_one(client: Client) -> None:
     assert client.sent[-1]["more_body"] is False
 
 
-async def test_a_client_that_does_not_read_is_dropped_and_its_work_is_cancelled(client: Client) -> None:
-    client.reads.clear()
-    talk = talk_to(client, interval=0.01, patience=0.05)
+def test_a_client_that_does_not_read_is_dropped_and_its_work_is_cancelled() -> None:
+    async def main(clock: Callable[[], float]) -> None:
+        client, start = Client(), clock()
+        client.reads.clear()
+        talk = talk_to(client, interval=10, patience=50)
 
-    async def work() -> None:
-        with talk:
-            await talk.hear(Delta("a"))
+        async def work() -> None:
+            with talk:
+                await talk.hear(Delta("a"))
 
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.create_task(work())
-    assert talk.stalled
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(work())
+        assert talk.stalled
+        assert clock() - start == pytest.approx(50)
+
+    in_virtual_time(main)
 
 
-async def test_a_client_that_reads_slowly_is_not_dropped(client: Client) -> None:
-    with talk_to(client, interval=0.01, patience=0.2) as talk:
-        for _ in range(5):
-            client.reads.clear()
-            asyncio.get_running_loop().call_later(0.06, client.reads.set)
-            await talk.hear(Delta("a"))
-        await talk.end(Result())
-    assert client.body == b"(aaaaa)"
+def test_a_client_that_reads_slowly_is_not_dropped() -> None:
+    async def main(clock: Callable[[], float]) -> bytes:
+        client = Client()
+        with talk_to(client, interval=10, patience=50) as talk:
+            for _ in range(5):
+                client.reads.clear()
+                asyncio.get_running_loop().call_later(40, client.reads.set)
+                await talk.hear(Delta("a"))
+            await talk.end(Result())
+        return client.body
+
+    assert in_virtual_time(main) == b"(aaaaa)"
 
 
 async def test_words_of_several_tasks_are_not_mixed_with_the_start(client: Client) -> None:

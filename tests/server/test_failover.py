@@ -97,7 +97,7 @@ FAULTS = {
         "slow-first-30", SECOND, (1, 1), Refused(502, "provider_failed"), within=3.0, quirks="first_seconds = 0.5"
     ),
     "S08": Fault("cut-40", SECOND, (2, 1), Refused(502, "stream_broken"), Broken(40)),
-    "S09": Fault("stall-20", SECOND, (2, 1), Refused(502, "stream_broken"), Broken(20), quirks="stall_seconds = 0.3"),
+    "S09": Fault("stall-20", SECOND, (2, 1), Refused(502, "stream_broken"), Broken(20), quirks="stall_seconds = 1"),
     "S10": Fault("malformed-10", SECOND, (2, 1), Refused(502, "stream_broken"), Broken(10)),
     "S11": Fault("no-done", FIRST, (1, 0), FIRST, within=3.0),
     "S12": Fault("too-long", SECOND, (1, 1), Refused(400, "context_too_long")),
@@ -345,8 +345,8 @@ class Bench:
         before = len(self.first.asked(model))
         expect("what is said while it is left alone", ask(8), ["second"] * 8)
         expect("how often it is asked while it is left alone", len(self.first.asked(model)) - before, 0)
-        self.first.faults[model] = "slow-first-0.5"
-        expect("that it is on trial after a while", eventually(lambda: state() == 1.0, 8.0), True)
+        self.first.faults[model] = "slow-first-2"
+        expect("that it is on trial after a while", eventually(lambda: state() == 1.0), True)
         expect("what is said while it is on trial", ask(6), ["first", *["second"] * 5])
         expect("how often it is asked while it is on trial", len(self.first.asked(model)) - before, 1)
         self.first.faults[model] = "ok"
@@ -449,7 +449,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         first, second = stack.enter_context(upstream()), stack.enter_context(upstream())
         made = Bench(tmp_path_factory.mktemp("failover"), first, second)
         live = stack.enter_context(made.running())
-        whole = stack.enter_context(made.running(streaming="whole", heartbeat_seconds=0.2))
+        whole = stack.enter_context(made.running(streaming="whole"))
         made.use(live, whole)
         yield made
 
@@ -500,12 +500,11 @@ def table(scores: dict[str, Score]) -> str:
     return "\n".join([*lines, f"{passed} of {len(scores)} pass"])
 
 
-def test_signs_of_life_go_out_while_a_stream_is_held_back(bench: Bench) -> None:
-    """The second server, whose streams are told whole, while a provider takes its time."""
-    bench.first.faults["healthy"] = "slow-first-0.7"
-    try:
+def test_signs_of_life_go_out_while_a_stream_is_held_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a server that tells streams whole, while a provider takes its time."""
+    monkeypatch.setitem(bench.first.faults, "healthy", "slow-first-0.7")
+    with bench.running(streaming="whole", heartbeat_seconds=0.1) as server:
+        monkeypatch.setattr(bench, "_whole", server)
         told = bench.ask("chat whole", "healthy", bench.key("patient"))
-    finally:
-        del bench.first.faults["healthy"]
     assert told.words == FIRST
     assert told.body.count(": keep-alive\n") >= 2

@@ -113,7 +113,7 @@ def test_a_job_keeps_what_it_named_though_it_is_deleted_meanwhile(server: Server
     identity = send(server, jpeg(width=50))["id"]
     job = call(server, "POST", "jobs", json={"task": "classify", "requests": [{"image": identity, **ASKED}]}).json()
     assert call(server, "DELETE", f"files/{identity}").json() == {"id": identity, "object": "file", "deleted": True}
-    assert eventually(lambda: call(server, "GET", f"jobs/{job['id']}").json()["ended"], 20)
+    assert eventually(lambda: call(server, "GET", f"jobs/{job['id']}").json()["ended"])
     (outcome,) = call(server, "GET", f"jobs/{job['id']}").json()["outcomes"]
     assert outcome["result"]["image"]["width"] == 50
     assert code(call(server, "GET", f"files/{identity}")) == (404, "unknown_file")

@@ -20,6 +20,9 @@ from sensorium.server.http import Connection
 LEFT: list[asyncio.Event] = []
 """The last is set when the client of `/until-left` has left."""
 
+TOLD: list[asyncio.Event] = []
+"""Until the last is set `/until-told` is not answered."""
+
 MOST = 4
 """Connections at once."""
 
@@ -29,6 +32,8 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     body = scope["path"].encode()
     if body == b"/wait":
         await asyncio.sleep(0.4)
+    elif body == b"/until-told":
+        await TOLD[-1].wait()
     elif body == b"/length":
         body = b"%d" % await length_of_body(receive)
     elif body == b"/until-left":
@@ -71,7 +76,7 @@ async def said(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
         for piece in pieces:
             writer.write(piece)
             await asyncio.sleep(pause)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             return await reader.read()
     finally:
         writer.close()
@@ -140,12 +145,14 @@ async def test_without_room_whoever_has_most_connections_gives_up_the_oldest_tha
 
 
 async def test_without_room_what_is_worked_on_stays_and_who_has_most_is_refused(port: int) -> None:
+    TOLD.append(asyncio.Event())
     async with AsyncExitStack() as room:
-        wait = b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n"
+        wait = b"GET /until-told HTTP/1.1\r\nHost: a\r\n\r\n"
         busy = [await opened(room, port, sends=wait) for _ in range(MOST)]
         assert (await said(port)).startswith(b"HTTP/1.1 503 ")
+        TOLD[-1].set()
         for reader, _ in busy:
-            assert b"HTTP/1.1 200 " in await reader.readuntil(b"/wait")
+            assert b"HTTP/1.1 200 " in await reader.readuntil(b"/until-told")
 
 
 async def test_without_room_slow_senders_of_one_address_make_room_for_others_but_not_for_their_own(port: int) -> None:
@@ -182,7 +189,7 @@ async def test_a_body_that_never_comes_ends_the_connection(port: int) -> None:
 async def test_a_body_that_comes_after_its_answer_does_not_end_it(port: int) -> None:
     first = b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123"
     second = b"GET /two HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-    answers = await said(port, first, b"456789", second, pause=0.2)
+    answers = await said(port, first, b"456789", second, pause=0.05)
     assert answers.count(b"HTTP/1.1 200 ") == 2
 
 
@@ -212,18 +219,20 @@ async def test_who_leaves_while_requests_wait_is_noticed(port: int, waiting: int
             await asyncio.sleep(0.02)
             writer.write(b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
         await asyncio.sleep(0.02)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await LEFT[-1].wait()
 
 
 async def test_bodies_that_wait_behind_another_request_are_not_heaped_up(port: int) -> None:
+    TOLD.append(asyncio.Event())
     async with AsyncExitStack() as room:
-        reader, writer = await opened(room, port, sends=ONE.replace(b"/one", b"/wait"))
+        reader, writer = await opened(room, port, sends=ONE.replace(b"/one", b"/until-told"))
         for _ in range(6):
             writer.write(b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n" + bytes(4_000_000))
         await asyncio.sleep(0.2)
         transport: Any = writer.transport
         assert transport.get_write_buffer_size() > 12_000_000, "the other side has stopped reading"
+        TOLD[-1].set()
         answers = await reader.readuntil(b"4000000")
         for _ in range(5):
             answers += await reader.readuntil(b"4000000")

@@ -19,8 +19,9 @@ from sensorium.engine import Budget
 from tests.fakes import put_fake
 from tests.keyring import kept_key
 from tests.pictures import JUNK, jpeg
-from tests.server.conftest import Server, eventually, running
+from tests.server.conftest import PATIENCE, Server, eventually, running
 from tests.server.test_streams import Told, events
+from tests.server.test_supervisor import lives
 from tests.server.wire import data_url, form
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes to wake workers by")
@@ -63,11 +64,11 @@ def picture(width: int = 20, **more: Any) -> dict[str, Any]:
 def submit(server: Server, *asked: Any, **more: Any) -> requests.Response:
     headers = more.pop("headers", {})
     body = {"task": "classify", "requests": list(asked), **more}
-    return requests.post(f"{server.url}/v1/jobs", json=body, headers=headers, timeout=10)
+    return requests.post(f"{server.url}/v1/jobs", json=body, headers=headers, timeout=PATIENCE)
 
 
 def get(server: Server, identity: str, **more: Any) -> requests.Response:
-    return requests.get(f"{server.url}/v1/jobs/{identity}", timeout=10, **more)
+    return requests.get(f"{server.url}/v1/jobs/{identity}", timeout=PATIENCE, **more)
 
 
 def watch(server: Server, identity: str, last: str | None = None, **more: Any) -> requests.Response:
@@ -75,8 +76,8 @@ def watch(server: Server, identity: str, last: str | None = None, **more: Any) -
     return requests.get(f"{server.url}/v1/jobs/{identity}/events", headers=headers, timeout=20, **more)
 
 
-def ended(server: Server, identity: str) -> Any:
-    assert eventually(lambda: get(server, identity).json()["ended"] is not None, 20)
+def ended(server: Server, identity: str, seconds: float = PATIENCE) -> Any:
+    assert eventually(lambda: get(server, identity).json()["ended"] is not None, seconds), get(server, identity).text
     return get(server, identity).json()
 
 
@@ -253,7 +254,7 @@ def test_work_is_done_within_the_budget_of_who_submitted_it_and_written_down_for
     with working(tmp_path, auth="on") as server:
         body: Any = {"task": "ask", "requests": [asked, {**asked, "max_tokens": 100}]}
         identity = requests.post(f"{server.url}/v1/jobs", json=body, headers=headers, timeout=10).json()["id"]
-        assert eventually(lambda: get(server, identity, headers=headers).json()["ended"], 20)
+        assert eventually(lambda: get(server, identity, headers=headers).json()["ended"])
         told = {one["index"]: one for one in get(server, identity, headers=headers).json()["outcomes"]}
         assert (told[0]["error"]["code"], told[1]["state"]) == ("budget_spent", "done")
 
@@ -265,9 +266,10 @@ def test_work_is_done_within_the_budget_of_who_submitted_it_and_written_down_for
 
 
 def test_an_expired_job_is_gone(tmp_path: Path) -> None:
-    with working(tmp_path, job_kept_seconds=0.5) as server:
+    with working(tmp_path, job_kept_seconds=0.5, job_workers=0) as server:
         identity = submit(server, picture()).json()["id"]
-        assert eventually(lambda: get(server, identity).status_code == 410, 20)
+        assert requests.delete(f"{server.url}/v1/jobs/{identity}", timeout=10).json()["state"] == "cancelled"
+        assert eventually(lambda: get(server, identity).status_code == 410)
         assert get(server, identity).json()["error"]["code"] == "job_gone"
         assert watch(server, identity).status_code == 410
 
@@ -320,30 +322,22 @@ def test_workers_start_with_the_first_job_and_end_with_the_server(tmp_path: Path
         (worker,) = crew(server)
         assert os.getpriority(os.PRIO_PROCESS, worker) >= 10
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(15) == 0
+        assert server.process.wait(PATIENCE) == 0
         assert eventually(lambda: not lives(worker))
 
 
 def test_a_watcher_is_told_when_the_server_stops(tmp_path: Path) -> None:
-    with working(tmp_path) as server:
-        identity = submit(server, picture(model="late")).json()["id"]
+    with working(tmp_path, job_workers=0) as server:
+        identity = submit(server, picture()).json()["id"]
         with watch(server, identity, stream=True) as answer:
             lines = answer.iter_lines()
             next(lines)
             server.process.send_signal(signal.SIGTERM)
             rest = b"\n".join(lines)
         assert b"service_closed" in rest
-        assert server.process.wait(15) == 0
+        assert server.process.wait(PATIENCE) == 0
 
 
 def crew(server: Server) -> list[int]:
     """The processes that work on the server's jobs, or did."""
     return [int(pid) for pid in re.findall(r"Job worker \d+ starts, pid (\d+)", server.log())]
-
-
-def lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -160,12 +160,16 @@ def test_a_failure_has_its_traceback_in_its_object() -> None:
 
 def test_lines_are_written_soon_and_a_warning_at_once_in_order() -> None:
     script = (
-        "import logging, os, time; from sensorium.server.logs import log_to_stderr; log_to_stderr();"
+        "import logging, os, sys; from sensorium.server.logs import log_to_stderr; log_to_stderr();"
         "log = logging.getLogger('sensorium.x'); log.info('one'); log.warning('two'); log.info('three');"
-        "time.sleep(0.5); log.info('lost'); os.kill(os.getpid(), 9)"
+        "sys.stdin.readline(); log.info('lost'); os.kill(os.getpid(), 9)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert re.findall(r"one|two|three|lost", done.stderr) == ["one", "two", "three"]
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        told = [process.stderr.readline().split()[-1] for _ in range(3)]
+        rest = process.communicate("\n")[1]
+    assert (told, rest) == (["one", "two", "three"], "")
 
 
 def test_the_last_lines_are_written_when_the_process_ends() -> None:

@@ -123,6 +123,6 @@ def test_a_watched_folder_needs_no_word(tmp_path: Path) -> None:
 
 def test_a_server_is_ready_once_its_models_are_loaded(tmp_path: Path) -> None:
     with running(tmp_path, preload=["efficientnet_lite0", "gone"]) as server:
-        assert eventually(lambda: requests.get(f"{server.url}/health/ready", timeout=10).ok, 20)
+        assert eventually(lambda: requests.get(f"{server.url}/health/ready", timeout=10).ok)
         assert listed(server)["efficientnet_lite0@1"]["state"] == "loaded"
         assert server.logs("Model gone is not preloaded")

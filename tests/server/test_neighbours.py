@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import requests
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.pictures import JUNK, jpeg, photograph, png
@@ -43,7 +43,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("task", ["describe_pixels", pytest.param("classify", marks=pytest.mark.slow)])
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12)
 @given(names=mixtures)
 def test_a_bad_picture_in_a_message_leaves_all_other_answers_as_they_were(
     real: Server, task: str, names: list[str]

@@ -84,7 +84,7 @@ def test_an_asynchronous_prediction_is_a_job(server: Server) -> None:
     assert (answer.status_code, answer.headers["Location"]) == (202, job["status_url"])
     assert (job["task"], job["status_url"]) == ("classify", f"/v1/jobs/{job['id']}")
     at = server.url + job["status_url"]
-    assert eventually(lambda: requests.get(at, timeout=10).json()["ended"], 20)
+    assert eventually(lambda: requests.get(at, timeout=10).json()["ended"])
     outcomes = {one["index"]: one for one in requests.get(at, timeout=10).json()["outcomes"]}
     assert outcomes[0]["result"]["labels"][0]["name"] == "golden retriever"
     assert outcomes[1]["error"]["code"] == "unidentified_media"

@@ -78,7 +78,7 @@ def test_a_model_unloaded_after_idle_time_gives_its_memory_back(tmp_path: Path) 
             with asking(server.url, "net", clients=2) as load:
                 assert load.says("red")
             full = resident(server)
-            assert eventually(lambda: server.log().count("has been idle") == cycle, 10)  # noqa: B023 - called here
+            assert eventually(lambda: server.log().count("has been idle") == cycle)  # noqa: B023 - called here
             assert eventually(lambda: resident(server) < full - 0.9 * BALLAST)  # noqa: B023
             after.append(settled(server))
         print(f"\nMiB loaded {full:.0f}, unloaded {[round(one) for one in after]}")  # noqa: T201

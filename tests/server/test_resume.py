@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import jwt
 import pytest
 import requests
 
+from tests.fakes import put_fake
 from tests.keyring import kept_key
 from tests.server.conftest import Server, eventually, running
 from tests.server.test_streams import Told, events, in_progress
 from tests.server.wire import connected
 from tests.upstream import Upstream, upstream
 
-GRACE = 0.5
+GRACE = 0.8
+AT_ONCE = 8.0
+"""Seconds: less than the grace of the other servers, and enough for a busy machine."""
 
 CARD = """name = "{name}"
 kind = "openai"
@@ -39,6 +43,7 @@ model = "{model}"
 MODELS = {
     "talker": "slow-tokens-0.05",
     "never": "stall-2",
+    "halting": "stall-6",
     "endless": "endless",
     "hang": "hang",
     "prompt": "ok",
@@ -80,7 +85,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory, provider: Upstream) -> I
 @pytest.fixture(autouse=True)
 def _forgetful(provider: Upstream) -> Iterator[None]:
     yield
-    assert eventually(lambda: provider.at_once == 0, 15), "nothing is left at work"
+    assert eventually(lambda: provider.at_once == 0), "nothing is left at work"
     provider.forget()
 
 
@@ -94,17 +99,22 @@ def again(server: Server, name: str, last: str | None = None, **more: Any) -> re
     return requests.get(f"{server.url}/v1/streams/{name}", headers=headers, timeout=10, **more)
 
 
+def one_by_one(answer: requests.Response) -> Iterator[tuple[str, Any, str]]:
+    """Its events as they come."""
+    heard = b""
+    for data in answer.iter_content(1):
+        heard += data
+        if heard.endswith(b"\n\n"):
+            yield from events(heard.decode())
+            heard = b""
+
+
 def some(answer: requests.Response, count: int) -> Told:
     """So many of its events; then the connection is closed."""
-    heard = b""
     with answer:
-        for data in answer.iter_content(1):
-            heard += data
-            if data == b"\n" and heard.endswith(b"\n\n"):
-                told = events(heard.decode())
-                if len(told) == count:
-                    return told
-    raise AssertionError(f"it ended before: {heard!r}")
+        told = list(islice(one_by_one(answer), count))
+    assert len(told) == count, "it ended before"
+    return told
 
 
 def words(told: Told) -> str:
@@ -133,14 +143,16 @@ def test_a_reader_that_lost_its_connection_goes_on_where_it_was(server: Server, 
     assert len(provider.requests) == 1
 
 
-def test_what_was_missed_comes_at_once_and_the_rest_as_it_is_told(server: Server) -> None:
-    before = some(begin(server), 2)
-    time.sleep(0.3)
-    answer = again(server, stream_of(before), before[-1][2], stream=True)
-    told = answer.iter_content(None)
-    missed = next(told)
-    assert 2 <= missed.count(b"event: delta") < 12
-    assert b"".join(told).endswith(b'{"whole":true}\n\n')
+def test_what_was_missed_comes_at_once_and_the_rest_as_it_is_told(server: Server, provider: Upstream) -> None:
+    before = some(begin(server, "halting"), 2)
+    provider.wait(lambda provider: provider.last.sent == 6)
+    with again(server, stream_of(before), before[-1][2], stream=True) as answer:
+        told = one_by_one(answer)
+        missed = list(islice(told, 5))
+        provider.release()
+        rest = list(told)
+    assert words(before) + words(missed) + words(rest) == provider.answer
+    assert rest[-1][1] == {"whole": True}
 
 
 def test_without_a_place_it_is_told_from_the_beginning(server: Server, provider: Upstream) -> None:
@@ -172,16 +184,18 @@ def test_several_read_one_stream(server: Server, provider: Upstream) -> None:
     assert len(provider.requests) == 1
 
 
-def test_signs_of_life_fill_the_silence_of_a_resumed_stream_too(impatient: Server) -> None:
-    before = some(begin(impatient, "never"), 3)
-    with again(impatient, stream_of(before), before[-1][2], stream=True) as answer:
+def test_signs_of_life_fill_the_silence_of_a_resumed_stream_too(server: Server) -> None:
+    before = some(begin(server, "never"), 3)
+    with again(server, stream_of(before), before[-1][2], stream=True) as answer:
         lines = answer.iter_lines()
         assert [next(lines) for _ in range(2)] == [b": keep-alive"] * 2
+    delete(server, stream_of(before))
 
 
-def test_a_client_that_waits_for_the_first_word_learns_the_streams_id(impatient: Server) -> None:
-    told = some(begin(impatient, "hang"), 1)
-    assert again(impatient, stream_of(told), stream=True).status_code == 200
+def test_a_client_that_waits_for_the_first_word_learns_the_streams_id(server: Server) -> None:
+    told = some(begin(server, "hang"), 1)
+    assert again(server, stream_of(told), stream=True).status_code == 200
+    delete(server, stream_of(told))
 
 
 def test_the_work_goes_on_for_a_while_and_is_then_cancelled_at_the_provider(
@@ -190,7 +204,7 @@ def test_the_work_goes_on_for_a_while_and_is_then_cancelled_at_the_provider(
     before = some(begin(impatient, "endless"), 3)
     left = time.monotonic()
     provider.wait(lambda provider: provider.last.ending == "left")
-    assert GRACE * 0.8 < time.monotonic() - left < GRACE + 3
+    assert time.monotonic() - left > GRACE * 0.8
     told = events(again(impatient, stream_of(before), before[-1][2]).text)
     assert [kind for kind, _, _ in told[-2:]] == ["error", "end"]
     assert told[-2][1]["error"]["code"] == "reader_stalled"
@@ -200,7 +214,7 @@ def test_the_work_goes_on_for_a_while_and_is_then_cancelled_at_the_provider(
 def test_whoever_comes_back_keeps_the_work_going(impatient: Server, provider: Upstream) -> None:
     before = some(begin(impatient, "endless"), 3)
     with again(impatient, stream_of(before), before[-1][2], stream=True) as answer:
-        end = time.monotonic() + 2 * GRACE
+        end = time.monotonic() + 1.25 * GRACE
         for data in answer.iter_content(1000):
             assert data
             if time.monotonic() > end:
@@ -209,11 +223,11 @@ def test_whoever_comes_back_keeps_the_work_going(impatient: Server, provider: Up
     provider.wait(lambda provider: provider.last.ending == "left")
 
 
-def test_work_that_ends_while_nobody_reads_is_kept(impatient: Server, provider: Upstream) -> None:
+def test_work_that_ends_while_nobody_reads_is_kept(server: Server, provider: Upstream) -> None:
     provider.answer = "one two three"
-    before = some(begin(impatient), 2)
+    before = some(begin(server), 2)
     assert eventually(lambda: provider.at_once == 0)
-    told = events(again(impatient, stream_of(before), before[-1][2]).text)
+    told = events(again(server, stream_of(before), before[-1][2]).text)
     assert words(before) + words(told) == provider.answer
     assert provider.last.ending == "answered"
 
@@ -224,7 +238,7 @@ def test_a_client_that_was_told_nothing_yet_ends_the_work_at_once(server: Server
     with asking_quietly(server) as connection:
         connection.sendall(head.encode() + b"\r\n\r\n" + body)
         provider.wait(lambda provider: provider.at_once == 1)
-    provider.wait(lambda provider: provider.at_once == 0, 2)
+    provider.wait(lambda provider: provider.at_once == 0, AT_ONCE)
 
 
 def asking_quietly(server: Server) -> closing[socket.socket]:
@@ -234,7 +248,7 @@ def asking_quietly(server: Server) -> closing[socket.socket]:
 def test_without_grace_a_client_that_leaves_ends_the_work_at_once(tmp_path: Path, provider: Upstream) -> None:
     with asking(tmp_path, provider, resume_grace_seconds=0) as server:
         some(begin(server, "endless"), 3)
-        provider.wait(lambda provider: provider.at_once == 0, 2)
+        provider.wait(lambda provider: provider.at_once == 0, AT_ONCE)
 
 
 def test_other_routes_know_no_ids_and_wait_for_nobody(server: Server, provider: Upstream) -> None:
@@ -242,7 +256,7 @@ def test_other_routes_know_no_ids_and_wait_for_nobody(server: Server, provider: 
     with requests.post(f"{server.url}/v1/chat/completions", json=asked, stream=True, timeout=10) as answer:
         lines = [line for line, _ in zip(answer.iter_lines(), range(9), strict=False)]
     assert all(line.startswith((b"data: ", b":")) or not line for line in lines)
-    provider.wait(lambda provider: provider.at_once == 0, 2)
+    provider.wait(lambda provider: provider.at_once == 0, AT_ONCE)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +320,7 @@ def test_a_deleted_stream_ends_its_work_at_once_and_tells_its_readers_so(server:
         deleted = delete(server, stream)
         assert (deleted.status_code, deleted.content) == (204, b"")
         assert "Content-Length" not in deleted.headers
-        provider.wait(lambda provider: provider.at_once == 0, 2)
+        provider.wait(lambda provider: provider.at_once == 0, AT_ONCE)
         heard = list(lines)
     assert any(b'"stream_gone"' in line for line in heard)
     assert heard[-2:] == [b'data: {"whole":false}', b""]
@@ -317,7 +331,7 @@ def test_a_deleted_stream_ends_its_work_at_once_and_tells_its_readers_so(server:
 def test_a_stream_that_nobody_reads_can_be_deleted(server: Server, provider: Upstream) -> None:
     stream = stream_of(some(begin(server, "endless"), 3))
     assert delete(server, stream).status_code == 204
-    provider.wait(lambda provider: provider.at_once == 0, 2)
+    provider.wait(lambda provider: provider.at_once == 0, AT_ONCE)
 
 
 def test_an_answer_that_was_told_can_be_deleted(server: Server) -> None:
@@ -371,7 +385,7 @@ def test_a_stream_is_deleted_from_another_process_too(tmp_path: Path, provider: 
         for model in ("endless", "never"):  # also where nothing is told
             stream = stream_of(some(begin(here, model), 2))
             assert delete(there, stream).status_code == 204
-            provider.wait(lambda provider: provider.at_once == 0, 3)
+            provider.wait(lambda provider: provider.at_once == 0, AT_ONCE)
             assert eventually(lambda stream=stream: again(there, stream).status_code == 410)
             assert again(here, stream).status_code == 410
 
@@ -384,9 +398,7 @@ TIMES = 15
 @pytest.fixture(scope="module")
 def wordy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("wordy")
-    (folder / "models").mkdir()
-    card = f'name = "wordy"\nkind = "fake"\ntasks = ["ask"]\nlicence = "Apache-2.0"\n[quirks]\nwords = {LONG}\ntimes = {TIMES}\n'
-    (folder / "models" / "wordy.toml").write_text(card, encoding="utf-8")
+    put_fake(folder / "models", "wordy", f"words = {LONG}\ntimes = {TIMES}")
     with running(folder, cache="off") as started:
         yield started
 

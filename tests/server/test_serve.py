@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from sensorium.errors import InvalidConfiguration
 from sensorium.server.app import create_app
 from sensorium.server.serve import serve
 from tests.pictures import png
-from tests.server.conftest import Server, eventually, running
+from tests.server.conftest import PATIENCE, Server, eventually, running
 from tests.server.inside import asked
 
 unasked_on_windows = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
@@ -52,14 +54,29 @@ def under_way(server: Server, **query: Any) -> Iterator[list[Any]]:
 
 
 @unasked_on_windows
+def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    folders = {f"SENSORIUM_{name}_DIR": str(tmp_path / name) for name in ("models", "data", "cache")}
+    command = [sys.executable, "-m", "sensorium", "serve", "--port", "0"]
+    with subprocess.Popen(command, env={**os.environ, **folders}, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        told = next(line for line in process.stderr if "Listening on " in line)
+        url = told.split()[-1]
+        answer = requests.post(f"{url}/v1/describe_pixels", png(), headers={"Content-Type": "image/png"}, timeout=20)
+        assert answer.json()["meta"]["engine"].startswith("pixel_statistics@")
+        process.terminate()
+        assert process.stderr.readlines()[-1].endswith("Stopped\n")
+        assert process.wait(PATIENCE) == 0
+
+
+@unasked_on_windows
 def test_what_is_under_way_is_answered_before_the_server_stops(tmp_path: Path) -> None:
     with running(tmp_path, running=1, waiting=0) as server:
-        with under_way(server, timeout=1) as answers:
+        with under_way(server, timeout=2) as answers:
             server.process.send_signal(signal.SIGTERM)
             assert eventually(lambda: refuses_connections(server)), "although it is not done"
             assert not answers
         assert answers == [504]
-        assert server.process.wait(10) == 0
+        assert server.process.wait(PATIENCE) == 0
         assert server.log().rstrip().endswith("Stopped")
         assert not list(server.temporary.glob("sensorium-spool-*"))
 
@@ -69,7 +86,7 @@ def test_what_takes_longer_than_the_server_may_take_to_stop_is_cut_off(tmp_path:
     with running(tmp_path, running=1, waiting=0, drain_seconds=0.2) as server:
         with under_way(server, timeout=20) as became:
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(10) == 0
+            assert server.process.wait(PATIENCE) == 0
         assert became == [503]
         assert "Cut off: what is still under way after 0.2 s" in server.log()
         assert "Traceback" not in server.log()

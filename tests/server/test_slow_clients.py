@@ -102,6 +102,7 @@ def test_without_room_a_small_upload_keeps_its_connection_usable(full: Server, s
         assert answer_on(connection).endswith(b'{"status":"live"}')
 
 
+@pytest.mark.slow  # it takes several seconds
 def test_without_room_a_small_upload_that_does_not_come_is_answered_and_not_awaited_for_long(full: Server) -> None:
     with connected(full.port) as connection:
         connection.sendall(head("/v1/classify", PICTURE, "Content-Length: 1000") + bytes(10))

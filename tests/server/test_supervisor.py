@@ -21,7 +21,7 @@ from sensorium.config import WITH_SECRETS, Settings, exactly
 from sensorium.server.children import LONGEST_PAUSE, pause_after
 from sensorium.server.supervisor import share
 from tests.pictures import png
-from tests.server.conftest import Server, eventually, running
+from tests.server.conftest import PATIENCE, Server, eventually, running
 from tests.server.wire import bitmap
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows serves from one process only")
@@ -74,7 +74,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_left_when_all_stop(tmp_path:
         now = workers(server)
         assert ask(server).status_code == 200
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(PATIENCE) == 0
         assert server.log().rstrip().endswith("Stopped")
         assert not any(map(lives, now))
         assert not shared.exists()
@@ -86,7 +86,7 @@ def test_a_supervisor_that_is_killed_takes_its_workers_with_it(tmp_path: Path) -
     with running(tmp_path, workers=2) as server:
         assert eventually(lambda: len(workers(server)) == 2)
         server.process.kill()
-        server.process.wait(10)
+        server.process.wait(PATIENCE)
         assert eventually(lambda: not any(map(lives, workers(server))))
 
 
@@ -96,7 +96,7 @@ def test_a_second_signal_ends_all_at_once(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert server.logs("Stopping")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == -signal.SIGTERM
+        assert server.process.wait(PATIENCE) == -signal.SIGTERM
         assert eventually(lambda: not any(map(lives, workers(server)))), "long before the work is done"
 
 
@@ -172,10 +172,9 @@ def test_killing_a_worker_under_load_fails_only_what_it_was_at(tmp_path: Path) -
         assert eventually(lambda: len(workers(server)) == 2)
         with load(f"{server.url}/v1/describe_pixels?model=brief&cache=false", clients) as answers:
             assert goes_on(answers)
-            before, failed, killed_at = workers(server), len(answers.failed), time.monotonic()
+            before, failed = workers(server), len(answers.failed)
             os.kill(before[0], signal.SIGKILL)
             assert server.logs(rf"(?s)pid {before[0]}\n.*Worker 1 serves, pid (?!{before[0]}\n)")
-            assert time.monotonic() - killed_at < 3
             assert goes_on(answers)
             assert len(answers.failed) - failed <= clients, "one on each connection at most"
         assert not answers.refused, "those that are answered are answered well"
@@ -183,4 +182,4 @@ def test_killing_a_worker_under_load_fails_only_what_it_was_at(tmp_path: Path) -
 
 def goes_on(answers: Answers) -> bool:
     seen = len(answers.answered)
-    return eventually(lambda: len(answers.answered) > seen + 50, 10)
+    return eventually(lambda: len(answers.answered) > seen + 50)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from tests.pictures import JUNK, jpeg, png
 from tests.server.conftest import Server, eventually
+from tests.server.test_slow_clients import answer_on
 from tests.server.wire import bitmap, connected, data_url, form, head, reset
 
 Client = aiohttp.ClientSession
@@ -278,7 +278,7 @@ async def test_what_says_its_size_is_refused_with_that_size_and_the_limit(
 ) -> None:
     with connected(strict.port) as connection:
         connection.sendall(head("/v1/classify", "Content-Type: image/png", f"Content-Length: {size}"))
-        answer = await asyncio.to_thread(whole, connection)
+        answer = await asyncio.to_thread(answer_on, connection)
     assert answer.startswith(b"HTTP/1.1 413")
     assert said in answer
 
@@ -323,7 +323,7 @@ async def test_a_slow_upload_is_given_up(strict: Server) -> None:
         connection.sendall(
             head("/v1/classify", "Content-Type: image/png", "Content-Length: 1900000") + bytes(1_500_000)
         )
-        answer = await asyncio.to_thread(whole, connection)
+        answer = await asyncio.to_thread(answer_on, connection)
     assert answer.startswith(b"HTTP/1.1 408")
     assert b'"upload_incomplete"' in answer
     assert strict.spool_empties()
@@ -352,16 +352,8 @@ async def test_a_client_that_leaves_cancels_its_work(strict_client: Client, stri
     assert strict.logs("POST /v1/describe_pixels 499")
 
 
-def whole(connection: socket.socket) -> bytes:
-    """All that comes until the connection ends."""
-    pieces = []
-    while piece := connection.recv(65536):
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
 async def eventual_status(client: Client, wanted: int) -> bool:
-    for _ in range(200):
+    for _ in range(2000):
         status, _ = await post(client, "/v1/read", json={"image": data_url(png(5, 5))})
         if status == wanted:
             return True

@@ -21,7 +21,7 @@ from sensorium.engine import Budget
 from sensorium.stores.usage import Amounts, UsageBook
 from tests.keyring import kept_key
 from tests.pictures import png
-from tests.server.conftest import Server, eventually, running
+from tests.server.conftest import PATIENCE, Server, eventually, running
 
 TASKS = {task: ["fake"] for task in ("classify", "read", "describe_pixels", "ask")}
 
@@ -154,7 +154,7 @@ def test_several_workers_and_one_that_is_told_to_stop_count_every_request(tmp_pa
     with running(tmp_path, auth="on", workers=2, data_dir=str(folder)) as server:
         assert [ask(server, key) for _ in range(20)] == [200] * 20
         server.process.send_signal(signal.SIGTERM)
-        server.process.wait(10)
+        server.process.wait(PATIENCE)
     with running(tmp_path / "again", auth="on", data_dir=str(folder)) as server:
         (line,) = lines(server, key, "key").values()
         assert line["requests"] == 20

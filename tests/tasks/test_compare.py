@@ -13,6 +13,7 @@ from sensorium.media.source import Source
 from sensorium.schemas.ask import AskRequest
 from sensorium.schemas.compare import CompareRequest, Comparison
 from sensorium.service import Sensorium
+from tests.fakes import put_fake
 from tests.pictures import jpeg, png
 
 RED, BLUE = Source.of(png(60, 40, colour=(220, 20, 30))), Source.of(png(90, 60, colour=(0, 70, 200)))
@@ -21,14 +22,10 @@ RED, BLUE = Source.of(png(60, 40, colour=(220, 20, 30))), Source.of(png(90, 60, 
 @pytest.fixture
 async def sensorium(tmp_path: Path) -> AsyncIterator[Sensorium]:
     models = tmp_path / "models"
-    models.mkdir()
-    card = (
-        'name = "broken"\nkind = "fake"\ntasks = ["ask"]\nlicence = "Apache-2.0"\n[quirks]\nfail = "provider_failed"\n'
-    )
-    (models / "broken.toml").write_text(card, encoding="utf-8")
-    chatty = card.replace("broken", "chatty").replace('fail = "provider_failed"', 'words = ["Nice!"]')
-    (models / "chatty.toml").write_text(chatty, encoding="utf-8")
-    async with Sensorium(Settings(cache_dir=tmp_path, models_dir=models)) as service:
+    put_fake(models, "broken", 'fail = "provider_failed"')
+    put_fake(models, "chatty", 'words = ["Nice!"]')
+    quick = {"read": ["fake"]}  # which is ready at once
+    async with Sensorium(Settings(cache_dir=tmp_path, models_dir=models, models=quick)) as service:
         yield service
 
 

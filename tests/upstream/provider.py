@@ -80,13 +80,13 @@ class Upstream:
         self.at_once = self.most_at_once = 0
         self._loop.call_soon_threadsafe(self._released.clear)
 
-    def wait(self, until: Callable[[Upstream], object], seconds: float = 10.0) -> None:
+    def wait(self, until: Callable[[Upstream], object], seconds: float = 30.0) -> None:
         """Wait, with the thread, for something to become so. Raises TimeoutError."""
         with self._changed:
             if not self._changed.wait_for(lambda: until(self), seconds):
                 raise TimeoutError(f"It did not happen within {seconds:g} s: {self.requests}")
 
-    async def until(self, so: Callable[[Upstream], object], seconds: float = 10.0) -> None:
+    async def until(self, so: Callable[[Upstream], object], seconds: float = 30.0) -> None:
         """As `wait`, without holding the event loop."""
         await asyncio.to_thread(self.wait, so, seconds)
 

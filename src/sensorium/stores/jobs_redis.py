@@ -35,7 +35,7 @@ from sensorium.stores.jobs import (
     pause_after,
     unknown,
 )
-from sensorium.stores.redis import client
+from sensorium.stores.redis import client, reply_to
 from sensorium.telemetry import TELEMETRY, Telemetry
 
 PREFIX = "sensorium:jobs:"
@@ -173,7 +173,7 @@ class RedisJobs:
 
         now = "" if self._clock is None else self._clock()
         try:
-            refused, ended, told = await self._script(keys=[PREFIX], args=[what, now, *args])
+            refused, ended, told = await reply_to(self._script(keys=[PREFIX], args=[what, now, *args]))
         except (RedisError, OSError) as error:
             raise storage_failed(failing, error) from error
         for task, state, seconds in _by(3, ended):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from string import Template
 
 from sensorium.stores.quota import MINUTE, PLACE_SECONDS, SECOND, SOON, Lease, Ledger, Limits
-from sensorium.stores.redis import client
+from sensorium.stores.redis import client, reply_to
 from sensorium.telemetry import TELEMETRY
 
 PREFIX = "sensorium:quota:"
@@ -172,7 +172,7 @@ class RedisLedger:
         if self._again is not None and self._clock() < self._again:
             return None
         try:
-            wait, now = await self._script(keys=[f"{PREFIX}{domain}"], args=[what, lease, *numbers])
+            wait, now = await reply_to(self._script(keys=[f"{PREFIX}{domain}"], args=[what, lease, *numbers]))
         except Exception as error:  # noqa: BLE001 - whatever it is: limits are then kept by the spare
             self._report(error)
             return None

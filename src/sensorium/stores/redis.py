@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -67,7 +68,7 @@ class RedisStore:
                 raise RedisDown
             self._until = now + PAUSE_SECONDS  # while this one tries, the others go on without
         try:
-            answer = await command()
+            answer = await reply_to(command())
         except Exception as error:
             self._until = self._clock() + PAUSE_SECONDS
             if not down:
@@ -78,6 +79,20 @@ class RedisStore:
             log.info("Redis at %s can be used again", self._place)
         self._until = None
         return answer
+
+
+async def reply_to(command: Awaitable[T]) -> T:
+    """What Redis replies; raises CancelledError also where its client has swallowed it.
+
+    It sends by `asyncio.wait_for`, which before Python 3.12 passes over a cancelling that comes just when all is sent:
+    who is called off in that moment would go on for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    reply = await command
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return reply
 
 
 def client(
