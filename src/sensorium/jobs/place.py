@@ -37,7 +37,12 @@ def open_jobs(settings: Settings) -> tuple[JobStore, Files]:
     if settings.jobs == "celery":
         return open_shared(settings)
     place = place_of(settings)
-    store = SqliteJobs(place.database, kept_seconds=settings.job_kept_seconds, attempts=settings.job_attempts)
+    store = SqliteJobs(
+        place.database,
+        kept_seconds=settings.job_kept_seconds,
+        attempts=settings.job_attempts,
+        quota=settings.job_quota_bytes,
+    )
     return store, Files(place.inputs)
 
 
@@ -52,6 +57,7 @@ def open_shared(settings: Settings) -> tuple[RedisJobs, Files]:
         url.get_secret_value(),
         kept_seconds=settings.job_kept_seconds,
         attempts=settings.job_attempts,
+        quota=settings.job_quota_bytes,
         line_of=line_of(settings),
     )
     return store, Files(place_of(settings).inputs)

@@ -19,7 +19,11 @@ from sensorium.errors import SensoriumError
 from sensorium.schemas.jobs import JobState, OutcomeState
 from sensorium.stores.files import storage_failed
 from sensorium.stores.jobs import (
+    LARGEST_PAGE,
+    LONGEST_REST,
+    LONGEST_SILENCE,
     REMEMBERED_SECONDS,
+    UNBOUNDED,
     Called,
     Counts,
     Item,
@@ -29,6 +33,7 @@ from sensorium.stores.jobs import (
     Submission,
     conflict,
     dead,
+    full,
     gone,
     pause_after,
     unknown,
@@ -48,7 +53,13 @@ MOST_FORGOTTEN = 200
 MOMENTS = ("started", "ended", "expires", "attend_at")
 """The fields of a job that are times, and not always there."""
 
-REFUSALS: dict[bytes, Callable[[], SensoriumError]] = {b"unknown": unknown, b"gone": gone, b"conflict": conflict}
+REFUSALS: dict[bytes, Callable[[int], SensoriumError]] = {
+    b"unknown": lambda _: unknown(),
+    b"gone": lambda _: gone(),
+    b"conflict": lambda _: conflict(),
+    b"full": full,
+}
+"""Given how many bytes an owner's jobs may have aside."""
 
 
 class Due(NamedTuple):
@@ -74,6 +85,7 @@ class RedisJobs:
         *,
         kept_seconds: float = 86400.0,
         attempts: int = 3,
+        quota: int = UNBOUNDED,
         line_of: Callable[[bytes], str] = lambda order: "",  # noqa: ARG005
         clock: Callable[[], float] | None = None,
         telemetry: Telemetry = TELEMETRY,
@@ -81,7 +93,7 @@ class RedisJobs:
         self._redis = client(url, for_what="keep jobs in Redis", setting="jobs_redis_url", patience=PATIENCE_SECONDS)
         self._script = self._redis.register_script(_script())
         self._kept_seconds, self._attempts, self._line_of, self._clock = kept_seconds, attempts, line_of, clock
-        self._telemetry = telemetry
+        self._quota, self._telemetry = quota, telemetry
         self._claims: dict[str, str] = {}
 
     async def submit(self, submission: Submission) -> Job:
@@ -92,14 +104,15 @@ class RedisJobs:
             new.task,
             new.priority,
             new.webhook or "",
-            int(new.inputs),
+            new.inputs,
             new.key or "",
             new.digest,
         )
         wrong = [part for place, outcome in new.outcomes.items() for part in (place, outcome)]
         orders = [part for order in new.orders for part in (self._line_of(order), order)]
         counted = (len(new.outcomes), *wrong, len(new.orders), *orders)
-        return _job(await self._asked("submit", *about, self._kept_seconds, *counted, failing="The job cannot be kept"))
+        told = (*about, self._kept_seconds, self._quota, *counted)
+        return _job(await self._asked("submit", *told, failing="The job cannot be kept"))
 
     async def find(self, identity: str, owner: str) -> Job:
         return _job(await self._asked("find", identity, owner))
@@ -108,7 +121,7 @@ class RedisJobs:
         return [_job(one) for one in await self._asked("listed", owner, state or "all", before or "", most)]
 
     async def outcomes(self, identity: str, after: int, most: int) -> list[Outcome]:
-        return [_outcome(*one) for one in _by(2, await self._asked("outcomes", identity, after, most))]
+        return [_outcome(*one) for one in _by(2, await self._asked("outcomes", identity, after, most, LARGEST_PAGE))]
 
     async def cancel(self, identity: str, owner: str) -> Job:
         return _job(await self._asked("cancel", identity, owner, self._kept_seconds))
@@ -118,7 +131,7 @@ class RedisJobs:
         # The same name until there is a reply: what a lost one told is told again, and not leased for ever to nobody.
         name = self._claims.setdefault(worker, secrets.token_hex(8))
         chance = random.getrandbits(31)
-        asked = (worker, line, most, seconds, int(idle), name, chance)
+        asked = (worker, line, most, seconds, LONGEST_REST, int(idle), name, chance)
         told = await self._asked("claim", *asked, *self._grave())
         del self._claims[worker]
         return [_item(*one) for one in _by(5, told)]
@@ -137,12 +150,14 @@ class RedisJobs:
     async def lost(self, worker: str) -> None:
         await self._asked("lost", worker, *self._grave())
 
-    async def unattended(self, most: int, seconds: float) -> list[Job]:
-        return [_job(one) for one in await self._asked("unattended", most, seconds)]
+    async def unattended(self, most: int, seconds: float, without: Collection[str] = ()) -> list[Job]:
+        asked = (most, seconds, LONGEST_SILENCE, len(without), *without)
+        return [_job(one) for one in await self._asked("unattended", *asked)]
 
-    async def attended(self, identity: str, called: Called | None = None) -> None:
+    async def attended(self, identity: str, called: Called | None = None, *, emptied: bool = False) -> None:
         fault, after = (called.fault, called.after) if called else ("", None)
-        await self._asked("attended", identity, int(called is not None), fault, "" if after is None else after)
+        told = (int(called is not None), fault, "" if after is None else after, int(emptied))
+        await self._asked("attended", identity, *told)
 
     async def forget_old(self) -> list[str]:
         return [one.decode() for one in await self._asked("forget_old", MOST_FORGOTTEN, REMEMBERED_SECONDS)]
@@ -158,6 +173,17 @@ class RedisJobs:
         told = await self._asked("due", *self._grave())
         return [Due(line.decode(), int(fresh), int(suspects)) for line, fresh, suspects in _by(3, told)]
 
+    async def throws_out(self) -> str | None:
+        """By which policy this Redis throws keys out when its memory is full; None where it does not."""
+        from redis.exceptions import RedisError
+
+        try:
+            memory = await self._redis.info("memory")
+        except (RedisError, OSError) as error:
+            raise _storage_failed("The store of jobs cannot be used", error) from error
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        return policy if memory.get("maxmemory") and policy != "noeviction" else None
+
     async def close(self) -> None:
         await self._redis.aclose(close_connection_pool=True)
 
@@ -169,13 +195,12 @@ class RedisJobs:
         try:
             refused, ended, told = await self._script(keys=[PREFIX], args=[what, now, *args])
         except (RedisError, OSError) as error:
-            raise storage_failed(failing, error) from error
+            raise _storage_failed(failing, error) from error
         for task, state, seconds in _by(3, ended):
             self._telemetry.jobs_finished[task.decode(), state.decode()].add()
             self._telemetry.job_seconds[task.decode()].observe(float(seconds))
         if refused:
-            refusal = REFUSALS[refused]
-            raise refusal()
+            raise REFUSALS[refused](self._quota)
         return told
 
     def _grave(self) -> tuple[Any, ...]:
@@ -183,6 +208,15 @@ class RedisJobs:
         before, _, after = dead(b'{"trace":"\\u0000"}', self._attempts).partition(to_json("\0"))
         pauses = (pause_after(deaths) for deaths in range(1, self._attempts))
         return (self._attempts, *pauses, self._kept_seconds, before, after)
+
+
+def _storage_failed(what: str, error: Exception) -> SensoriumError:
+    """Without the address of a Redis that cannot be reached, or what it says of passwords."""
+    from redis.exceptions import ConnectionError as Disconnected
+    from redis.exceptions import TimeoutError as TimedOut
+
+    hidden = isinstance(error, (Disconnected, TimedOut, OSError))  # a wrong password is a Disconnected too
+    return storage_failed(what, error, "Redis cannot be reached" if hidden else "")
 
 
 @cache
@@ -215,7 +249,7 @@ def _job(told: Sequence[bytes]) -> Job:
         webhook=fields.get("webhook"),
         calls=int(fields.get("calls", 0)),
         fault=fields.get("fault", ""),
-        inputs=fields["inputs"] == "1",
+        inputs=int(fields["inputs"]),
     )
 
 
