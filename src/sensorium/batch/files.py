@@ -51,7 +51,7 @@ class Files:
         """What failed before, and is to be done also where it is no more among the inputs: `image`, and what it cost, `cost`."""
         if not self._again.exists():
             return []
-        return [json.loads(line) for line in self._again.read_bytes().splitlines()]
+        return [_understood(line, self._again) for line in self._again.read_bytes().splitlines()]
 
     def tell_failures(self, lines: Sequence[Line]) -> None:
         """Add to the failures. Raises OutputFailed."""
@@ -80,7 +80,7 @@ class Files:
                 fix = "Name another output by -o, or have it overwritten by --restart"
                 raise InvalidConfiguration(f"{self.output} exists already, and is of no unfinished batch", fix=fix)
             return
-        known = json.loads(self._command.read_bytes())
+        known = _understood(self._command.read_bytes(), self._command)
         changed = [name for name in command if known.get(name) != command[name]]
         if changed and self._journal.exists() and self._journal.stat().st_size:
             told = "; ".join(f"{name} was {_short(known.get(name))}, now {_short(command[name])}" for name in changed)
@@ -104,6 +104,15 @@ class Files:
         else:
             with writing(self.failures):
                 self.failures.unlink(missing_ok=True)
+
+
+def _understood(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        fix = "Name another output by -o, or begin anew by --restart"
+        raise InvalidConfiguration(f"{path} is damaged", why=str(error), fix=fix) from error
+    return told if isinstance(told, dict) else {}
 
 
 def _short(value: Any) -> str:
