@@ -212,6 +212,8 @@ class Settings(BaseSettings):
     all callers together."""
     job_kept_seconds: float = Field(default=86400.0, gt=0)
     """How long a job and its outcomes are kept after its end."""
+    job_quota_bytes: int = Field(default=10_000_000_000, ge=0)
+    """How many bytes of files each key's jobs may have aside, all together; each file counts 4,096 at least."""
     job_inputs: Literal["until_end", "until_expiry"] = "until_end"
     """How long files that came with a job are kept: until it has ended, or as long as the job itself."""
 

@@ -138,3 +138,25 @@ def test_inputs_are_numbered_across_what_they_come_from() -> None:
 
 def test_a_slash_at_the_end_of_a_folder_makes_no_other_command(photos: Path) -> None:
     assert typed(("照片/", "a/", "https://example.com/")) == ("照片", "a/", "https://example.com/")
+
+
+@pytest.mark.parametrize("line", ["[" * 200_000, '{"photo": ' + "[" * 200_000 + "]" * 200_000 + "}", "x" * 2000])
+def test_a_line_too_deep_or_too_long_is_that_lines_error(
+    home: Path, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensorium.batch.inputs.LONGEST_LINE", 1000 if line[0] == "x" else 10**9)
+    (home / "t.jsonl").write_text(f'{{"photo": "a.jpg"}}\n{line}\n{{"photo": "b.jpg"}}', encoding="utf-8")
+    one, bad, other = Inputs(("t.jsonl:photo",))
+    assert (one.id, bad.id, other.id) == ("a.jpg", "t.jsonl:2", "b.jpg")
+    assert isinstance(bad.source, InvalidRequest)
+
+
+def test_of_a_line_that_is_too_long_nothing_is_held(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensorium.batch.inputs.LONGEST_LINE", 1000)
+    (home / "list.txt").write_text("a.jpg\n" + "x" * 3_500_000 + "\nb.jpg\n" + "y" * 1000, encoding="utf-8")
+    found = list(Inputs(("@list.txt",)))
+    assert [item.id for item in found] == ["a.jpg", "line 2", "b.jpg", "line 4"]
+    assert [isinstance(item.source, InvalidRequest) for item in found] == [False, True, False, True]
+    (home / "t.csv").write_text("photo\n" + "x" * 2000, encoding="utf-8")
+    with pytest.raises(InvalidInput, match="line 2 is too long"):
+        list(Inputs(("t.csv:photo",)))

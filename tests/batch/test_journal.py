@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sensorium.batch.files import Files
 from sensorium.batch.journal import Journal, Line, cost_of, write_whole
 from sensorium.errors import InvalidConfiguration, OutputFailed
 
@@ -174,3 +175,19 @@ def test_failures_are_told_in_the_order_of_their_inputs_and_can_be_taken_out(pat
 )
 def test_an_outcome_says_what_it_cost(outcome: str, cost: float) -> None:
     assert cost_of(outcome.encode()) == cost
+
+
+@pytest.mark.parametrize("name", ["command.json", "again.jsonl"])
+def test_a_damaged_note_is_told_and_not_taken_for_another_command(tmp_path: Path, name: str) -> None:
+    files = Files(tmp_path / "out.jsonl", "jsonl")
+    files.begin({"task": "classify"}).close()
+    (tmp_path / "out.jsonl.batch" / name).write_bytes(b'{"task": ')
+
+    def go_on() -> None:
+        files.begin({"task": "classify"}).close()
+        files.noted()
+
+    with pytest.raises(InvalidConfiguration, match=f"{name} is damaged"):
+        go_on()
+    files.begin({"task": "classify"}, restart=True).close()
+    assert files.noted() == []

@@ -276,3 +276,23 @@ def test_what_is_missing_is_named(settings: Settings, monkeypatch: pytest.Monkey
     monkeypatch.setitem(__import__("sys").modules, "celery", None)
     with pytest.raises(MissingDependency, match=r"sensorium\[celery\]"):
         app_of(settings)
+
+
+async def test_a_redis_that_throws_keys_out_is_warned_of_once(
+    settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.config_set("maxmemory", 2**40)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    house = House(settings)
+    house.dispatcher.open()
+    try:
+        with caplog.at_level(logging.WARNING, "sensorium.jobs"):
+            await house.submit(jpeg())
+            await sent(client, 1)
+            await sweeps(settings)
+    finally:
+        client.config_set("maxmemory", 0)
+        client.config_set("maxmemory-policy", "noeviction")
+        await house.dispatcher.close()
+        await house.store.close()
+    assert caplog.text.count("allkeys-lru") == 1

@@ -275,3 +275,23 @@ async def _told(store: SqliteJobs, job: Job, calls: int) -> dict[str, Any]:
             await asyncio.sleep(0.01)
     told: dict[str, Any] = about(await store.find(job.id, job.owner))["webhook_call"]
     return told
+
+
+async def test_slow_receivers_of_one_owner_hold_up_nobody_else(
+    receiver: Receiver, store: SqliteJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attendant, "LOOK_SECONDS", 0.02)
+    for _ in range(attendant.AT_ONCE + 10):
+        await ended(store, receiver.url.replace("hook", "silent"), "slow")
+    job = await ended(store, receiver.url, "shop")
+    running = asyncio.create_task(
+        Attendant(store, Files(tmp_path / "inputs"), caller_of(tmp_path, receiver), keeps_inputs=False).run()
+    )
+    try:
+        async with asyncio.timeout(10):
+            while not any(job.id.encode() in body for _, body in receiver.heard):
+                await receiver.news.wait()
+                receiver.news.clear()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

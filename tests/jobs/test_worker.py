@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,14 +16,23 @@ from typing import Any
 
 import pytest
 
-from sensorium.config import Settings
+from sensorium.config import WITH_SECRETS, Settings
 from sensorium.engine import Caller
-from sensorium.errors import FileMissing, IdempotencyConflict, InvalidBase64, SensoriumError, StorageFailed, UnknownJob
+from sensorium.errors import (
+    FileMissing,
+    IdempotencyConflict,
+    InvalidBase64,
+    SensoriumError,
+    StorageFailed,
+    UnknownJob,
+    WorkerDied,
+)
 from sensorium.jobs import attendant
 from sensorium.jobs import worker as of_worker
 from sensorium.jobs.desk import Desk, Wanted
 from sensorium.jobs.place import open_jobs
 from sensorium.jobs.worker import Worker
+from sensorium.media.pool import in_thread
 from sensorium.media.source import Source
 from sensorium.schemas.ask import AskRequest, Message, Picture, Words
 from sensorium.schemas.classify import ClassifyRequest
@@ -289,3 +302,85 @@ async def test_inputs_of_no_job_and_of_forgotten_jobs_are_swept(house: House, mo
 def test_errors_of_storage_are_unavailable_and_may_pass() -> None:
     assert issubclass(StorageFailed, SensoriumError)
     assert StorageFailed.retryable
+
+
+async def test_a_worker_with_a_thread_that_hangs_ends_and_what_it_holds_goes_back(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_worker, "STUCK_SECONDS", 0.1)
+    await house.submit(classify(jpeg(), "late"))
+    begun, go = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        go.wait(10)
+
+    hanging = in_thread(hang)
+    try:
+        await asyncio.to_thread(begun.wait)
+        worker = Worker("a", house.service, house.store, house.files)
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: asyncio.sleep(0, bool(worker._under_way)))
+        await asyncio.sleep(0.2)
+        assert not running.done(), "somebody waits for it"
+        hanging.cancel()
+        with pytest.raises(WorkerDied, match="nobody waits for"):
+            await running
+    finally:
+        go.set()
+    (item,) = await house.store.claim("b", 9, 10.0, idle=True)
+    assert (item.tries, item.deaths) == (0, 0)
+
+
+HANGING = """
+import asyncio, threading
+from sensorium.jobs import worker
+from sensorium.media.pool import in_thread
+
+async def hang():
+    begun = threading.Event()
+    in_thread(lambda: (begun.set(), threading.Event().wait()))
+    await asyncio.to_thread(begun.wait)
+
+asyncio.run(hang())
+worker.END_SECONDS = 0.2
+worker.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes to wake workers by")
+def test_a_worker_whose_server_is_gone_ends_though_a_thread_of_it_hangs(house: House) -> None:
+    reads, writes = os.pipe()
+    command = [sys.executable, "-c", HANGING, "a", str(reads)]
+    settings = house.settings.model_dump_json(context=WITH_SECRETS).encode() + b"\n"
+    with subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(reads,)) as process:
+        try:
+            process.communicate(settings, timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 1, "by itself"
+    os.close(reads)
+    os.close(writes)
+
+
+async def test_an_upload_that_many_requests_name_is_neither_copied_nor_counted_twice(
+    house: House, tmp_path: Path
+) -> None:
+    data = jpeg(width=300)
+    digest = await Source.of(data).digest()
+    (tmp_path / "sent").write_bytes(data)
+    request = ClassifyRequest(image=Source.spooled(tmp_path / "sent", digest, "cat.jpg"), model="fake")
+    job = await house.submit(request, request, jpeg())
+    assert job.inputs == max(4096, len(data)) + 4096
+    assert (house.inputs / job.id / digest).samefile(tmp_path / "sent")
+    (tmp_path / "sent").unlink()
+    async with house.worker():
+        job, told = await house.ended(job)
+    assert (job.done, told[1]["result"]["image"]["width"]) == (3, 300)
+
+
+async def test_an_upload_that_vanished_is_missing_and_its_place_is_not_told(house: House, tmp_path: Path) -> None:
+    request = ClassifyRequest(image=Source.spooled(tmp_path / "sent", "0" * 64, "cat.jpg"), model="fake")
+    with pytest.raises(FileMissing, match=r"cat\.jpg") as told:
+        await house.submit(request)
+    assert str(tmp_path) not in str(told.value)

@@ -234,6 +234,16 @@ def _part(server: Server, upload: str, data: bytes) -> Any:
     return json.loads(answer.text)
 
 
+def test_a_file_whose_bytes_are_gone_is_unknown(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        kept = send(server, jpeg())
+        for path in (tmp_path / "data" / "files" / "bytes").glob("*/*"):
+            path.unlink()
+        assert code(call(server, "GET", f"files/{kept['id']}/content")) == (404, "unknown_file")
+        answer = call(server, "POST", "classify", json={"image": kept["id"], **ASKED})
+        assert (code(answer), str(tmp_path) in answer.text) == ((400, "file_missing"), False)
+
+
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [

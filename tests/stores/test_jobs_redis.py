@@ -78,12 +78,13 @@ async def test_a_claim_whose_reply_was_lost_is_told_again(
         told = await script(**asked)
         if not lost:
             lost.append(told)
-            raise Disconnected("Connection closed by server")
+            raise Disconnected("Error 104 while reading from 10.0.0.7:6379")
         return told
 
     monkeypatch.setattr(store, "_script", losing)
-    with pytest.raises(StorageFailed, match="Connection closed"):
+    with pytest.raises(StorageFailed, match="cannot be reached") as told:
         await store.claim("a", 1, LEASE, idle=True, line="even")
+    assert "10.0.0.7" not in str(told.value), "it is no caller's business"
     (again,) = await store.claim("a", 1, LEASE, idle=True, line="even")
     (other,) = await store.claim("a", 1, LEASE, idle=True, line="even")
     assert (again.place, other.place) == (0, 2)
@@ -99,7 +100,7 @@ async def test_a_submission_whose_reply_was_lost_is_one_job(store: RedisJobs) ->
 async def test_nothing_is_left_of_a_forgotten_job_but_that_it_was_there(
     store: RedisJobs, clock: Clock, valkey: ValkeyServer
 ) -> None:
-    job = await store.submit(new(40, key="k", webhook="https://example.com", inputs=True))
+    job = await store.submit(new(40, key="k", webhook="https://example.com", inputs=1))
     for line in ("odd", "even"):
         items = await store.claim("a", 16, LEASE, idle=True, line=line)
         await store.settle("a", [done(item) for item in items])
@@ -179,3 +180,47 @@ async def test_who_waits_long_in_many_lines_ends_all_the_same(store: RedisJobs) 
     await asyncio.gather(*(work(f"{line} {number}", line) for line in ("odd", "even") for number in range(4)))
     assert {(await stands(store, job)).state for job in jobs} == {"done"}
     assert await store.counts() == (0, 0, 0)
+
+
+async def test_with_its_memory_full_what_was_taken_goes_on_and_nothing_more_is_taken(
+    valkey: ValkeyServer, store: RedisJobs, clock: Clock
+) -> None:
+    job = await store.submit(new(4))
+    one, other = await store.claim("a", 16, LEASE, idle=True, line="even")
+    with redis.Redis(port=valkey.port) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(StorageFailed, match="memory"):
+                await store.submit(new())
+            for _ in range(3):
+                clock.now += LEASE / 2
+                assert len(await store.renew("a", LEASE)) == 2
+            await store.settle("a", [done(one), done(other)])
+            left = await store.claim("b", 16, LEASE, idle=True, line="odd")
+            await store.settle("b", [done(item) for item in left])
+        finally:
+            client.config_set("maxmemory", 0)
+    assert (await stands(store, job)).state == "done"
+
+
+@pytest.mark.parametrize("lost", ["orders:*1", "job:*1", "*1"])
+async def test_a_job_whose_keys_were_thrown_out_holds_up_no_other(
+    valkey: ValkeyServer, store: RedisJobs, clock: Clock, lost: str
+) -> None:
+    gone = await store.submit(new(4, webhook="https://example.com"))
+    await store.claim("a", 16, LEASE, idle=True, line="even")
+    with redis.Redis(port=valkey.port) as client:
+        client.delete(*client.keys(f"{PREFIX}{lost}"))
+    job = await store.submit(new(4))
+    await store.renew("a", LEASE)
+    clock.now += LEASE + 1
+    await store.due()
+    for line in ("even", "odd"):
+        items = await store.claim("b", 16, LEASE, idle=True, line=line)
+        assert {item.job for item in items} == {job.id}
+        await store.settle("b", [done(item) for item in items])
+    assert (await stands(store, job)).state == "done"
+    assert job.id in {one.id for one in await store.listed("shop", None, None, 9)}
+    assert await store.unattended(9, 60.0) == []
+    clock.now += 1e6
+    assert gone.id not in await store.forget_old()

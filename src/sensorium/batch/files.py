@@ -52,7 +52,7 @@ class Files:
         """What failed before, and is to be done also where it is no more among the inputs: `image`, and what it cost, `cost`."""
         if not self._again.exists():
             return []
-        return [json.loads(line) for line in self._again.read_bytes().splitlines()]
+        return [_understood(line, self._again) for line in self._again.read_bytes().splitlines()]
 
     def tell_failures(self, lines: Sequence[Line]) -> None:
         """Add to the failures. Raises OutputFailed."""
@@ -81,7 +81,7 @@ class Files:
                 fix = "Name another output by -o, or have it overwritten by --restart"
                 raise InvalidConfiguration(f"{self.output} exists already, and is of no unfinished batch", fix=fix)
             return
-        known = json.loads(self._command.read_bytes())
+        known = _understood(self._command.read_bytes(), self._command)
         if known != command and self._journal.exists() and self._journal.stat().st_size:
             told = "; ".join(_changes(known, command))
             fix = "Run that one to go on, name another output by -o, or begin anew by --restart"
@@ -112,6 +112,15 @@ def _changes(known: Mapping[str, Any], command: Mapping[str, Any]) -> Iterator[s
     for name in sorted({*was, *now} - {"fields"}):
         if was.get(name) != now.get(name):
             yield f"{name.replace('_', '-')} was {_short(was.get(name))}, now {_short(now.get(name))}"
+
+
+def _understood(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        fix = "Name another output by -o, or begin anew by --restart"
+        raise InvalidConfiguration(f"{path} is damaged", why=str(error), fix=fix) from error
+    return told if isinstance(told, dict) else {}
 
 
 def _short(value: Any) -> str:

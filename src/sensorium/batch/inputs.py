@@ -6,6 +6,7 @@ import csv
 import glob
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -27,6 +28,9 @@ TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 LONGEST_FIELD = 100_000_000
 """Characters of one cell: a picture as a data URL."""
+
+LONGEST_LINE = LONGEST_FIELD + 1_000_000
+"""Characters of a line of a list or a table: of a longer one nothing is held."""
 
 _WITH_COLUMN = re.compile(r"(?P<file>.+\.(?:csv|tsv|jsonl|ndjson)):(?P<column>[^/\\]+)", re.IGNORECASE)
 _ROW = re.compile(r".+\.(?:csv|tsv|jsonl|ndjson):\d+", re.IGNORECASE)
@@ -183,9 +187,26 @@ def _unreadable_is_ours(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _listed(lines: Iterable[str]) -> Iterator[Item]:
-    for line in lines:
-        if text := line.strip("\r\n"):
+def _lines(file: IO[str]) -> Iterator[tuple[int, str | None]]:
+    """Numbered; None for one that is too long."""
+    for number in itertools.count(1):
+        line = file.readline(LONGEST_LINE)
+        if not line:
+            return
+        whole = len(line) < LONGEST_LINE or line.endswith("\n")
+        yield number, line if whole else None
+        while not whole:
+            rest = file.readline(1_000_000)
+            whole = not rest or rest.endswith("\n")
+
+
+def _listed(file: IO[str]) -> Iterator[Item]:
+    for number, line in _lines(file):
+        if line is None:
+            yield Item(
+                f"line {number}", InvalidRequest(f"Line {number} of the list is too long", fix="Correct the list")
+            )
+        elif text := line.strip("\r\n"):
             yield named(text)
 
 
@@ -194,17 +215,24 @@ Row = dict[str, Any]
 
 def _csv_rows(path: Path, file: IO[str]) -> Iterator[tuple[int, Row | None]]:
     csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.DictReader(file, dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel")
+    reader = csv.DictReader(_csv_lines(file), dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel")
     for row in reader:
         yield reader.line_num, row
 
 
+def _csv_lines(file: IO[str]) -> Iterator[str]:
+    for number, line in _lines(file):
+        if line is None:
+            raise csv.Error(f"line {number} is too long")
+        yield line
+
+
 def _json_rows(path: Path, file: IO[str]) -> Iterator[tuple[int, Row | None]]:  # noqa: ARG001 - as its sibling
-    for number, line in enumerate(file, 1):
-        if line.strip():
+    for number, line in _lines(file):
+        if line is None or line.strip():
             try:
-                row = json.loads(line)
-            except ValueError:
+                row = json.loads(line or "")
+            except (ValueError, RecursionError):
                 row = None
             yield number, row if isinstance(row, dict) else None
 

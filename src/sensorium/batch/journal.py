@@ -282,7 +282,7 @@ def _understood(text: bytes) -> tuple[str, str | None, float]:
         told = json.loads(text)
         code = None if "result" in told else str(told["error"]["code"])
         return str(told["image"]), code, cost_of(text)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         fix = "Choose another output, or begin anew with --restart"
         raise InvalidConfiguration("The output holds a line that is none of a batch's", fix=fix) from error
 

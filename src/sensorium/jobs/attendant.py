@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
 from sensorium.errors import StorageFailed
 from sensorium.jobs.webhooks import Webhooks
@@ -17,6 +18,9 @@ LOOK_SECONDS = 1.0
 AT_ONCE = 64
 """Jobs that are seen to at the same time: one that is slow to call holds up no other."""
 
+OF_ONE_OWNER = 8
+"""How many of these are one owner's before others' go first: who has slow receivers waits for them alone."""
+
 LEASE_SECONDS = 60.0
 """For how long a job is one attendant's own: longer than a call takes at most. Who dies in a call leaves it to others then."""
 
@@ -28,7 +32,7 @@ class Attendant:
 
     def __init__(self, store: JobStore, files: Files, webhooks: Webhooks, *, keeps_inputs: bool) -> None:
         self._store, self._files, self._webhooks, self._keeps_inputs = store, files, webhooks, keeps_inputs
-        self._hands: set[asyncio.Task[None]] = set()
+        self._hands: dict[asyncio.Task[None], str] = {}
 
     async def run(self) -> None:
         """Until it is cancelled; calls that are under way then are made again later."""
@@ -43,12 +47,13 @@ class Attendant:
 
     async def _look(self) -> None:
         try:
-            while room := AT_ONCE - len(self._hands):
-                jobs = await self._store.unattended(room, LEASE_SECONDS)
+            while room := min(OF_ONE_OWNER, AT_ONCE - len(self._hands)):
+                busy = [owner for owner, hands in Counter(self._hands.values()).items() if hands >= OF_ONE_OWNER]
+                jobs = await self._store.unattended(room, LEASE_SECONDS, busy)
                 for job in jobs:
                     hand = asyncio.create_task(self._attend_to(job))
-                    self._hands.add(hand)
-                    hand.add_done_callback(self._hands.discard)
+                    self._hands[hand] = job.owner
+                    hand.add_done_callback(self._hands.pop)
                 if len(jobs) < room:
                     return
         except StorageFailed as error:
@@ -56,10 +61,11 @@ class Attendant:
 
     async def _attend_to(self, job: Job) -> None:
         try:
-            if job.inputs and not self._keeps_inputs:
+            emptied = bool(job.inputs) and not self._keeps_inputs
+            if emptied:
                 await asyncio.to_thread(self._files.remove, job.id)
             called = await self._webhooks.call(job) if job.webhook else None
-            await self._store.attended(job.id, called)
+            await self._store.attended(job.id, called, emptied=emptied)
         except StorageFailed as error:  # it is seen to again, for its lease runs out
             log.error("%s", error)  # noqa: TRY400 - a sentence
             return

@@ -17,7 +17,7 @@ import secrets
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -26,7 +26,7 @@ from sensorium.dependencies import need
 from sensorium.errors import InvalidConfiguration, StorageFailed
 from sensorium.jobs.crew import share
 from sensorium.jobs.place import open_shared, queue_of
-from sensorium.jobs.worker import opened
+from sensorium.jobs.worker import end_soon, opened
 from sensorium.server.logs import log_to_stderr
 from sensorium.stores.jobs import Counts
 from sensorium.stores.jobs_redis import Due, RedisJobs
@@ -112,7 +112,7 @@ class Dispatcher:
         self._sender = _Sender(app_of(settings))
         self._store = store
         self._news = asyncio.Event()
-        self._failing = False
+        self._failing, self._looked = False, False
         self._running: asyncio.Task[None] | None = None
         self._counts = Counts(0, 0, 0)
         TELEMETRY.jobs["waiting"].watch(self, lambda one: one._counts.waiting)
@@ -147,6 +147,7 @@ class Dispatcher:
             if due := [one for one in await self._store.due() if one.fresh or one.suspects]:
                 await asyncio.to_thread(self._sender.send, {one.line: turns_of(one) for one in due})
             self._counts = await self._store.counts()
+            await self._look_at_policy()
         except Exception as error:  # noqa: BLE001 - a broker's library raises what it likes; what waits is sent later
             if not self._failing:
                 told = (
@@ -160,6 +161,14 @@ class Dispatcher:
             if self._failing:
                 log.info("Jobs are given out again")
             self._failing = False
+
+    async def _look_at_policy(self) -> None:
+        """Once: a cache is no place for jobs."""
+        if not self._looked and (policy := await self._store.throws_out()):
+            log.warning(
+                "Redis will throw jobs out when its memory is full (%s): set `maxmemory-policy noeviction`", policy
+            )
+        self._looked = True
 
 
 def turns_of(due: Due) -> int:
@@ -208,10 +217,10 @@ def _queue(name: str) -> Any:
 class Hand(threading.Thread):
     """What a process of a worker works with: its models, on an event loop that goes on from message to message."""
 
-    def __init__(self, settings: Settings, told: int) -> None:
-        """It leaves when the file `told` ends."""
+    def __init__(self, settings: Settings, told: int, leaving: Callable[[], None] = lambda: None) -> None:
+        """It leaves when the file `told` ends, and calls `leaving` then."""
         super().__init__(name="sensorium-hand", daemon=True)
-        self._settings, self._told = settings, told
+        self._settings, self._told, self._on_leaving = settings, told, leaving
         self._name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._ready: Future[None] = Future()
         self._gate = threading.Lock()
@@ -254,6 +263,7 @@ class Hand(threading.Thread):
         with self._gate:
             self._leaving = True
         self._worker.leave()
+        self._on_leaving()
 
     async def _turn(self, line: str) -> None:
         async with self._turns:
@@ -285,7 +295,7 @@ def work_on(settings: Settings, queues: Sequence[str], processes: int) -> int:
         logging.getLogger("sensorium").handlers.clear()
         _log(settings)
         os.close(writes)
-        hands.append(Hand(mine, reads))
+        hands.append(Hand(mine, reads, end_soon))
         hands[0].start()
 
     def stop(**_: Any) -> None:

@@ -7,7 +7,8 @@ import contextlib
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from sensorium.engine import Caller, Options
 from sensorium.errors import SensoriumError, StorageFailed
@@ -15,7 +16,7 @@ from sensorium.jobs.work import Order
 from sensorium.media.source import Source
 from sensorium.schemas.base import Request
 from sensorium.server.facades.native import item
-from sensorium.stores.files import Files
+from sensorium.stores.files import LEAST_CHARGED, Files
 from sensorium.stores.jobs import Job, JobStore, Submission
 
 FEW = 16
@@ -53,8 +54,8 @@ class Desk:
     ) -> Job:
         """The job, which is kept from now on; the earlier one where the caller sent the same with this key before.
 
-        Raises what is wrong where nothing of it can be done, IdempotencyConflict, JobsFull, and StorageFailed when it cannot be
-        kept: then nothing is left of it.
+        Raises what is wrong where nothing of it can be done, IdempotencyConflict, JobsFull, FilesFull, and StorageFailed when it
+        cannot be kept: then nothing is left of it.
         """
         errors = [one.request for one in wanted if isinstance(one.request, SensoriumError)]
         if len(errors) == len(wanted):
@@ -74,7 +75,7 @@ class Desk:
                 key=key,
                 digest=_digest(draft, task, orders) if key is not None else "",
                 webhook=webhook,
-                inputs=aside,
+                inputs=sum(draft.sizes.values()),
             )
             job = await self.store.submit(submission)
         except SensoriumError:
@@ -105,6 +106,8 @@ class _Draft:
     caller: Caller
     trace: str
     files: Files
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Bytes, as they are counted, of each file that lies aside for it, by its sha256."""
 
     def write_all(self, wanted: Sequence[Wanted]) -> tuple[bytes, ...]:
         return tuple(self._write(one) for one in wanted)
@@ -126,9 +129,20 @@ class _Draft:
     def _aside(self, source: Source) -> Source:
         if source.kind == "url":
             return source
-        with source.open() as content:
-            path, sha256 = self.files.put(self.identity, content)
+        path, sha256 = self._adopted(source) or self._copied(source)
+        self.sizes[sha256] = max(LEAST_CHARGED, path.stat().st_size)
         return Source.spooled(path, sha256, source.name)
+
+    def _adopted(self, source: Source) -> tuple[Path, str] | None:
+        """Of an upload nothing is copied, however often it is named."""
+        if source.upload is None:
+            return None
+        path = self.files.adopt(self.identity, *source.upload)
+        return (path, source.upload[1]) if path else None
+
+    def _copied(self, source: Source) -> tuple[Path, str]:
+        with source.open() as content:
+            return self.files.put(self.identity, content)
 
 
 def _is_wrong(one: Wanted) -> bool:

@@ -42,6 +42,7 @@ def open_jobs(settings: Settings) -> tuple[JobStore, Files]:
         kept_seconds=settings.job_kept_seconds,
         attempts=settings.job_attempts,
         most_open=settings.jobs_per_key,
+        quota=settings.job_quota_bytes,
     )
     return store, Files(place.inputs)
 
@@ -58,6 +59,7 @@ def open_shared(settings: Settings) -> tuple[RedisJobs, Files]:
         kept_seconds=settings.job_kept_seconds,
         attempts=settings.job_attempts,
         most_open=settings.jobs_per_key,
+        quota=settings.job_quota_bytes,
         line_of=line_of(settings),
     )
     return store, Files(place_of(settings).inputs)

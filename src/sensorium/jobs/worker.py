@@ -12,17 +12,19 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from pydantic_core import from_json
 
 from sensorium.config import Settings, exactly
-from sensorium.errors import SensoriumError, StorageFailed
+from sensorium.errors import SensoriumError, StorageFailed, WorkerDied
 from sensorium.jobs.attendant import Attendant
 from sensorium.jobs.place import open_jobs
 from sensorium.jobs.webhooks import Webhooks
 from sensorium.jobs.work import work
+from sensorium.media.pool import abandoned
 from sensorium.server.logs import log_to_stderr
 from sensorium.server.resources import tell_of_this_process
 from sensorium.server.run_folder import run_folder
@@ -47,6 +49,12 @@ BEAT_SECONDS = 1.0
 
 LEAVE_SECONDS = 3.0
 """How long it goes on with what is under way when it is told to end."""
+
+END_SECONDS = LEAVE_SECONDS + 4.0
+"""After how long its process ends, whatever hangs in it."""
+
+STUCK_SECONDS = 30.0
+"""How long a thread may go on with what nobody waits for. Then the process ends: another has all its threads."""
 
 LONGEST_WAIT = 300.0
 """An error that can only pass later than that is an outcome at once."""
@@ -75,6 +83,7 @@ class Worker:
         self._news = asyncio.Event()
         self._leaving = self._alone = False
         self._broken: BaseException | None = None
+        self._abandoned: dict[float, float] = {}
         self._swept = 0.0
         self._counts = Counts(0, 0, 0)
         TELEMETRY.jobs["waiting"].watch(self, lambda worker: worker._counts.waiting)
@@ -102,7 +111,7 @@ class Worker:
     async def at_work(self) -> AsyncIterator[None]:
         """Keep leases, and see to jobs that end. What is under way at the end has LEAVE_SECONDS, and is given back then.
 
-        Raises what nobody foresaw, as `run`.
+        Raises what nobody foresaw, as `run`, and WorkerDied where a thread hangs.
         """
         await self._patiently(lambda: self._store.lost(self._name))
         beating, attending = asyncio.create_task(self._beat()), asyncio.create_task(self._attendant.run())
@@ -120,6 +129,9 @@ class Worker:
             raise self._broken
         with contextlib.suppress(StorageFailed):  # then the lease runs out
             await self._store.give_back(self._name)
+        if self._is_stuck:
+            why = f"a thread has worked for more than {STUCK_SECONDS:g} s on what nobody waits for"
+            raise WorkerDied("The process that works on jobs ends, and another begins", why=why)
 
     async def left(self) -> None:
         """Until it is told to leave, or must."""
@@ -211,12 +223,21 @@ class Worker:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(min(BEAT_SECONDS, self._lease / 3))
+            if self._is_stuck:
+                self.leave()
             try:
                 await self._keep_leases()
                 await self._sweep()
                 self._counts = await self._store.counts()
             except StorageFailed as error:
                 log.error("%s", error)  # noqa: TRY400 - a sentence
+
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether a thread hangs, as in a decoder: it cannot be stopped, and with all of them nothing is done any more."""
+        now = time.monotonic()
+        self._abandoned = {began: self._abandoned.get(began, now) for began in abandoned()}
+        return any(now - since > STUCK_SECONDS for since in self._abandoned.values())
 
     async def _keep_leases(self) -> None:
         before = dict(self._under_way)
@@ -256,9 +277,12 @@ async def serve(settings: Settings, name: str, waker: int) -> None:
     loop = asyncio.get_running_loop()
     async with opened(settings, name, *open_jobs(settings)) as worker:
         loop.add_reader(waker, _woken, waker, worker)
-        loop.add_reader(0, _told, loop, worker)
+        threading.Thread(target=_hear, args=(loop, worker), daemon=True).start()
         loop.add_signal_handler(signal.SIGTERM, worker.leave)
-        await worker.run()
+        try:
+            await worker.run()
+        finally:
+            end_soon()
 
 
 def _woken(waker: int, worker: Worker) -> None:
@@ -267,11 +291,20 @@ def _woken(waker: int, worker: Worker) -> None:
         worker.wake()
 
 
-def _told(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
-    """Nothing is said on standard input but its end."""
-    if not os.read(0, 1024):
-        loop.remove_reader(0)
-        worker.leave()
+def _hear(loop: asyncio.AbstractEventLoop, worker: Worker) -> None:
+    """Nothing is said on standard input but its end. In a thread: it is heard also while the loop is held up."""
+    while os.read(0, 1024):
+        pass
+    with contextlib.suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(worker.leave)
+    end_soon()
+
+
+def end_soon() -> None:
+    """End this process, with whatever hangs in it; unless it ends by itself before."""
+    ending = threading.Timer(END_SECONDS, os._exit, (1,))
+    ending.daemon = True
+    ending.start()
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +31,12 @@ def in_thread(work: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     errand = _Errand(work, args, loop, loop.create_future())
     _workers().queue.put(errand)
     return errand.waiter
+
+
+def abandoned() -> list[float]:
+    """When threads began, on the monotonic clock, what they work on though nobody waits for it any more."""
+    under_way = _crew.under_way.copy() if _crew else {}
+    return [began for errand, began in under_way.items() if errand.waiter.done()]
 
 
 def cores() -> int:
@@ -81,6 +88,7 @@ class _Workers:
 
     def __init__(self) -> None:
         self.queue: SimpleQueue[_Errand | None] = SimpleQueue()
+        self.under_way: dict[_Errand, float] = {}
         # At least two, so that a slow disk does not stop the decoding of what is already here.
         names = [f"sensorium-media_{number}" for number in range(max(2, cores()))]
         self._threads = [threading.Thread(target=self._serve, name=name, daemon=True) for name in names]
@@ -96,7 +104,9 @@ class _Workers:
 
     def _serve(self) -> None:
         while (errand := self.queue.get()) is not None:
+            self.under_way[errand] = time.monotonic()
             errand.run()
+            del self.under_way[errand]
             del errand  # with it pixels may go
 
 

@@ -146,6 +146,16 @@ class Source:
         """What a server knows the picture by, without its bytes: a URL, or an uploaded file's id."""
         return self._place if self.kind == "file" else self.url
 
+    @property
+    def _shown(self) -> str:
+        """What messages call the file: where a server keeps what was sent is none of its sender's business."""
+        return self.name if self.kind == "spool" else self._place
+
+    @property
+    def upload(self) -> tuple[Path, str] | None:
+        """Where a file lies that was sent to this machine, and its sha256; None for everything else."""
+        return (Path(self._place), self._sha256) if self.kind == "spool" and self._sha256 else None
+
     def open(self) -> IO[bytes]:
         """The encoded bytes as a stream, to pass them on: a file is opened, not read, whatever its size.
 
@@ -153,8 +163,8 @@ class Source:
         """
         if self._data is not None or self.kind in ("url", "file"):
             return io.BytesIO(self.read_now())  # which shares the bytes
-        with _unreadable_is_missing(self._place):
-            _regular_size(self._place)
+        with _unreadable_is_missing(self._shown):
+            _regular_size(self._place, self._shown)
             return Path(self._place).open("rb")
 
     async def read(self) -> bytes:
@@ -178,7 +188,7 @@ class Source:
                 raise InvalidRequest(f"Cannot read {self.name} now", why="it has not been fetched yet")
             if self.kind == "file":
                 raise UnknownFile(f"Cannot read {self.name} here", why="only the server that it was sent to has it")
-            data = _read_file(self._place, self.name, limits)
+            data = _read_file(self._place, self._shown, self.name, limits)
             _SHELF.keep(self, data)
         if len(data) > limits.max_bytes:
             raise too_many_bytes(self.name, len(data), limits)
@@ -541,10 +551,10 @@ def _from_file(file: IO[bytes]) -> Source:
     return Source.held(data, name)
 
 
-def _read_file(place: str, name: str, limits: Limits) -> bytes:
+def _read_file(place: str, shown: str, name: str, limits: Limits) -> bytes:
     """The bytes of a regular file; its size is looked at first."""
-    with _unreadable_is_missing(place):
-        size = _regular_size(place)
+    with _unreadable_is_missing(shown):
+        size = _regular_size(place, shown)
         if size > limits.max_bytes:
             raise too_many_bytes(name, size, limits)
         with Path(place).open("rb", buffering=0) as file:
@@ -554,22 +564,22 @@ def _read_file(place: str, name: str, limits: Limits) -> bytes:
     return data
 
 
-def _regular_size(place: str) -> int:
+def _regular_size(place: str, shown: str) -> int:
     """How many bytes the file has. Raises FileMissing for what is no regular file: opening a pipe would wait for ever."""
     status = Path(place).stat()
     if stat.S_ISREG(status.st_mode):
         return status.st_size
     kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-    raise FileMissing(f"Cannot read {_presentable(place)!r}", why=f"it is {kind}", fix="Give a file's path")
+    raise FileMissing(f"Cannot read {_presentable(shown)!r}", why=f"it is {kind}", fix="Give a file's path")
 
 
 @contextmanager
-def _unreadable_is_missing(place: str) -> Iterator[None]:
+def _unreadable_is_missing(shown: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         why = getattr(error, "strerror", None) or str(error)
-        raise FileMissing(f"Cannot read {_presentable(place)!r}", why=why, fix="Check the path") from error
+        raise FileMissing(f"Cannot read {_presentable(shown)!r}", why=why, fix="Check the path") from error
 
 
 def _read_up_to(file: io.FileIO, expected: int, most: int) -> bytes:

@@ -168,6 +168,8 @@ class Filing:
         try:
             caller = await self._house.caller(key_of(head_of(request.scope)))
             kept = await self._found(request, caller)
+            if not await asyncio.to_thread(self._house.cabinet.path(kept).exists):
+                raise unknown("file")
         except SensoriumError as error:
             reply = native.refuse(error, request.scope[TRACE])
             return Response(reply.body, reply.status, dict(_texts(reply)), media_type="application/json")

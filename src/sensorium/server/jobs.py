@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,12 +28,14 @@ from sensorium.errors import InvalidRequest, SensoriumError, ServiceClosed
 from sensorium.jobs.crew import WAKER, Crew, has_crew, wake
 from sensorium.jobs.desk import Desk, Wanted
 from sensorium.jobs.place import open_jobs, open_shared
+from sensorium.jobs.revoked import Revocations
 from sensorium.jobs.telling import about, progress
 from sensorium.jobs.webhooks import Webhooks
 from sensorium.registry import Registry, Task
 from sensorium.schemas.base import Frozen, Request, checked
 from sensorium.schemas.jobs import MOST_ITEMS, JobState
 from sensorium.server import pages
+from sensorium.server.auth import asks_for_keys
 from sensorium.server.door import CALLER, Door, House, Visit, head_of
 from sensorium.server.events import Talk
 from sensorium.server.facades import native
@@ -42,7 +45,9 @@ from sensorium.server.pages import answer, parameter
 from sensorium.server.resume import IDENTITY, LAST, PLACE, Resuming
 from sensorium.server.run_folder import VARIABLE
 from sensorium.service import Sensorium
+from sensorium.stores import keys
 from sensorium.stores.jobs import Job, JobStore, Outcome, unknown
+from sensorium.stores.keys import SqliteKeys
 
 if TYPE_CHECKING:
     from sensorium.jobs.celery import Dispatcher
@@ -107,9 +112,17 @@ class Jobs:
         self._crew: Crew | None = None
         self._dispatcher: Dispatcher | None = None
         self._desk: Desk | None = None
+        self._revoking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """In the loop that serves."""
+        await self._open()
+        settings = self._house.settings
+        if asks_for_keys(settings):
+            self._keys = SqliteKeys(settings.data_dir / keys.FILE)
+            self._revoking = asyncio.create_task(Revocations(self._keys, self.desk.store).run())
+
+    async def _open(self) -> None:
         settings = self._house.settings
         if settings.jobs == "celery":
             await self._open_celery(settings)
@@ -130,6 +143,10 @@ class Jobs:
         self._desk = Desk(store, files, self._dispatcher.wake)
 
     async def close(self) -> None:
+        if self._revoking:
+            self._revoking.cancel()
+            await asyncio.wait([self._revoking])
+            await self._keys.close()
         if self._crew:
             await asyncio.to_thread(self._crew.close)
         if self._dispatcher:
@@ -216,12 +233,14 @@ class Jobs:
         if (asked.request is None) == (not asked.requests):
             raise InvalidRequest("A job needs requests", fix='Send `"requests": [{...}]`, or `"request": {...}`')
         requests = asked.requests or (asked.request or {},)
-        wanted = tuple(one for fields in requests for one in _wanted(shape, message, fields))
-        if len(wanted) > MOST_ITEMS:
-            raise InvalidRequest(
-                "Too many items", why=f"{len(wanted):,} were sent", fix=f"Send at most {MOST_ITEMS:,} in a job"
-            )
-        return Plan((), Handed(asked, wanted))
+        wanted: list[Wanted] = []
+        for one in requests:
+            wanted += _wanted(shape, message, one)
+            if len(wanted) > MOST_ITEMS:  # at once: reading the rest would hold up everybody
+                raise InvalidRequest(
+                    "Too many items", why="lists count by their pictures", fix=f"Send at most {MOST_ITEMS:,} in a job"
+                )
+        return Plan((), Handed(asked, tuple(wanted)))
 
     def _environment(self) -> Mapping[str, str]:
         return {**os.environ, VARIABLE: str(self._house.numbers_folder())}
@@ -339,7 +358,7 @@ class _Reader:
             told.append(b"event: progress\ndata: %b\n\n" % to_json(progress(job)))
         if events:
             self._at = max(number for number, _ in events)
-        if job.over and len(outcomes) < AT_ONCE:
+        if job.over and not outcomes:
             if self._at < job.number:
                 told.append(self._event(job.number, "end", to_json(about(job))))
             self._at, self.over = job.number, True
@@ -347,7 +366,7 @@ class _Reader:
 
     def _states(self, job: Job, outcomes: Sequence[Outcome]) -> list[tuple[int, bytes]]:
         """The states that it went through since, as far as the outcomes go."""
-        upto = outcomes[-1].number if len(outcomes) == AT_ONCE else job.number
+        upto = outcomes[-1].number if outcomes else job.number
         entered = {1: b"waiting", **({job.began: b"running"} if job.began else {})}
         return [
             (number, self._event(number, "state", b'{"state":"%b"}' % state))
@@ -378,7 +397,7 @@ def _wanted(shape: native.Shape, message: Message, fields: Mapping[str, Any]) ->
 def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A form's fields: those that are not the job's own are its request's."""
     own = {name: value for name, value in fields.items() if name in Asked.model_fields and value != ""}
-    if "priority" in own and str(own["priority"]).removeprefix("-").isdecimal():
+    if re.fullmatch(r"-?[0-9]{1,9}", str(own.get("priority"))):
         own["priority"] = int(own["priority"])
     return {**own, "request": {name: value for name, value in fields.items() if name not in Asked.model_fields}}
 

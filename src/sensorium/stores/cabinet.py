@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Concatenate, Literal, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from sensorium.errors import (
     FilesFull,
@@ -28,7 +29,7 @@ from sensorium.errors import (
     StorageFailed,
     UnknownFile,
 )
-from sensorium.stores.files import Files, storage_failed
+from sensorium.stores.files import LEAST_CHARGED, Files, storage_failed
 from sensorium.stores.sqlite import Database
 
 FILE = "files.sqlite"
@@ -44,8 +45,11 @@ UPLOAD_SECONDS = 86400.0
 MOST_PARTS = 10_000
 """Of one upload."""
 
-LEAST_CHARGED = 4096
-"""Bytes that a file counts at least: even an empty one takes its place on the disk."""
+MOST_FILES = 100_000
+"""Of one owner."""
+
+MOST_UPLOADS = 1000
+"""Of one owner, under way; and as many that are over are remembered."""
 
 ABANDONED_SECONDS = 3600.0
 """Bytes of this age that belong to nothing were left by a process that was killed."""
@@ -59,6 +63,7 @@ CREATE TABLE IF NOT EXISTS files (
     bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS files_by_owner ON files (owner, place);
+CREATE INDEX IF NOT EXISTS files_by_size ON files (owner, expires, bytes);
 CREATE INDEX IF NOT EXISTS files_by_expiry ON files (expires);
 CREATE TABLE IF NOT EXISTS uploads (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, purpose TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -135,6 +140,7 @@ class Cabinet:
         self._database = Database(folder / FILE, SCHEMA, "data_dir")
         self._files = Files(folder / "bytes")
         self._quota, self._clock = quota, clock
+        self._completing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def put(
         self, owner: str, name: str, purpose: str, content: Callable[[], IO[bytes]], kept_seconds: float
@@ -203,10 +209,11 @@ class Cabinet:
 
         Raises UnknownFile, InvalidRequest when they are not the whole, and StorageFailed.
         """
-        upload, parts = await self.upload(identity, owner)
-        if upload.state == "pending":
-            upload = await self._completed_by_somebody(upload, _in_order(upload, parts, order), md5)
-            await asyncio.to_thread(self._files.remove, _shelf(identity))
+        async with self._completing.setdefault(identity, asyncio.Lock()):  # each takes as much disk as the file
+            upload, parts = await self.upload(identity, owner)
+            if upload.state == "pending":
+                upload = await self._completed_by_somebody(upload, _in_order(upload, parts, order), md5)
+                await asyncio.to_thread(self._files.remove, _shelf(identity))
         if upload.file is None:
             raise _over(upload)
         return upload, await self.find(upload.file, owner)
@@ -254,12 +261,19 @@ class Cabinet:
 
     def _check_room(self, connection: sqlite3.Connection, owner: str, size: int) -> None:
         now = self._clock()
-        wanted = "SELECT ifnull(sum(max(bytes, ?)), 0) FROM files WHERE owner = ? AND expires > ?"
-        (files,) = connection.execute(wanted, (LEAST_CHARGED, owner, now)).fetchone()
+        wanted = "SELECT count(*), ifnull(sum(max(bytes, ?)), 0) FROM files WHERE owner = ? AND expires > ?"
+        count, files = connection.execute(wanted, (LEAST_CHARGED, owner, now)).fetchone()
         wanted = (
-            "SELECT ifnull(sum(max(bytes, ?)), 0) FROM uploads WHERE owner = ? AND state = 'pending' AND expires > ?"
+            "SELECT count(*), ifnull(sum(max(bytes, ?)), 0) FROM uploads "
+            "WHERE owner = ? AND state = 'pending' AND expires > ?"
         )
-        (coming,) = connection.execute(wanted, (LEAST_CHARGED, owner, now)).fetchone()
+        pending, coming = connection.execute(wanted, (LEAST_CHARGED, owner, now)).fetchone()
+        if count >= MOST_FILES or pending >= MOST_UPLOADS:
+            raise FilesFull(
+                "There is no room for another file",
+                why=f"you have {count:,} files and {pending:,} uploads; {MOST_FILES:,} and {MOST_UPLOADS:,} are allowed",
+                fix="Delete files that you no longer need, and cancel uploads; each goes when it expires",
+            )
         if files + coming + max(size, LEAST_CHARGED) > self._quota:
             raise FilesFull(
                 "There is no room for this file",
@@ -273,6 +287,7 @@ class Cabinet:
 
     def _begin(self, connection: sqlite3.Connection, upload: Upload) -> None:
         self._check_room(connection, upload.owner, upload.bytes)
+        _forget_ended(connection, upload.owner)
         row = tuple(getattr(upload, one.name) for one in fields(Upload))
         connection.execute(f"INSERT INTO uploads ({UPLOAD_COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 - ours
 
@@ -291,14 +306,19 @@ class Cabinet:
                 why=f"it was to have {upload.bytes:,} bytes, and at most {MOST_PARTS:,} parts",
                 fix="Complete it, or begin another",
             )
+        if not self._files.path(_shelf(identity), part.sha256).exists():  # an equal one that was refused took it along
+            raise StorageFailed("The part was lost", fix="Send it again")
         row = (part.id, identity, part.bytes, part.sha256, part.created)
         connection.execute("INSERT INTO parts (id, upload, bytes, sha256, created) VALUES (?, ?, ?, ?, ?)", row)
 
     async def _forget_part(self, identity: str, sha256: str) -> None:
-        """Remove bytes that no part has."""
-        used = await self._do(_has_part, identity, sha256)
-        if not used:
-            await asyncio.to_thread(self._files.discard, _shelf(identity), sha256)
+        """Remove bytes that no part has; in one step, for an equal part may come in at the same time."""
+
+        def forget(connection: sqlite3.Connection) -> None:
+            if not _has_part(connection, identity, sha256):
+                self._files.discard(_shelf(identity), sha256)
+
+        await self._do(forget)
 
     async def _completed_by_somebody(self, upload: Upload, parts: Sequence[Part], md5: str | None) -> Upload:
         try:
@@ -381,6 +401,12 @@ def _shelf(identity: str) -> str:
 def _insert(connection: sqlite3.Connection, kept: Kept) -> None:
     row = tuple(getattr(kept, one.name) for one in fields(Kept))
     connection.execute(f"INSERT INTO files ({COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 - ours
+
+
+def _forget_ended(connection: sqlite3.Connection, owner: str) -> None:
+    """Of uploads that are over the latest are remembered: who begins and cancels all day must not fill the index."""
+    ended = "SELECT id FROM uploads WHERE owner = ? AND state != 'pending' ORDER BY created DESC LIMIT -1 OFFSET ?"
+    connection.execute(f"DELETE FROM uploads WHERE id IN ({ended})", (owner, MOST_UPLOADS))  # noqa: S608 - ours
 
 
 def _found(connection: sqlite3.Connection, identity: str, owner: str, now: float) -> Kept:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -21,13 +22,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, ParamSpec, TypeVar
 
-from sensorium.errors import StorageFailed
+from sensorium.errors import InvalidConfiguration, StorageFailed
+
+log = logging.getLogger("sensorium.stores")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 FILE = re.compile(r"[0-9a-f]{64}")
 SHELF = re.compile(r"[0-9a-f]{32}")
+
+LEAST_CHARGED = 4096
+"""Bytes that a file counts at least, where it is counted: even an empty one takes its place on the disk."""
 
 CHUNK = 2**20
 """Bytes that are read at once."""
@@ -77,6 +83,19 @@ class Files:
         """
         return _ours(self._put, self._folder / shelf, content)
 
+    def adopt(self, shelf: str, path: Path, sha256: str) -> Path | None:
+        """Have a file on a shelf too that is elsewhere and will not change, without copying it; None where that is not
+        possible, as on another disk, or it is not there."""
+        place = self._folder / shelf / sha256
+        try:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            place.hardlink_to(path)
+        except FileExistsError:
+            return place if place.is_file() else None
+        except OSError:
+            return None
+        return place
+
     def path(self, shelf: str, sha256: str) -> Path:
         """Where a file is, or would be."""
         return self._folder / shelf / sha256
@@ -108,9 +127,16 @@ class Files:
             raise
 
 
-def storage_failed(what: str, error: Exception) -> StorageFailed:
-    """What a caller is told when something cannot be kept."""
-    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+def storage_failed(what: str, error: Exception, why: str = "") -> StorageFailed:
+    """What a caller is told when something cannot be kept.
+
+    With a `why` of its own: then the error's words, which may tell folders and addresses, go to the log alone.
+    """
+    if isinstance(error, InvalidConfiguration):
+        why = "the place for it cannot be opened"
+    if why:
+        log.error("%s: %s", what, error)
+    why = why or getattr(error, "strerror", None) or str(error) or type(error).__name__
     return StorageFailed(what, why=why, fix="Tell the operator of this server")
 
 

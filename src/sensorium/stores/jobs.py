@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 
 from pydantic_core import from_json, to_json
 
-from sensorium.errors import IdempotencyConflict, JobGone, JobsFull, UnknownJob, WorkerDied
+from sensorium.errors import FilesFull, IdempotencyConflict, JobGone, JobsFull, UnknownJob, WorkerDied
 from sensorium.schemas.jobs import ENDED, JobState, OutcomeState
 
 REMEMBERED_SECONDS = 30 * 86400.0
@@ -33,6 +33,17 @@ FULL_SECONDS = 5.0
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Before an item is tried for the second time, in seconds; doubled each time."""
+
+
+UNBOUNDED = 2**62
+"""Bytes: as many as there is room for."""
+
+LONGEST_REST, LONGEST_SILENCE = 600.0, 43_200.0
+"""Seconds that no item rests before it is tried again, and that no call waits before it is made again. What seems to was
+put off before the clock was set back, and is due."""
+
+LARGEST_PAGE = 8 * 2**20
+"""Bytes of outcomes that are told at once, unless one alone has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +66,8 @@ class Submission:
     digest: str = ""
     """By which it is seen that a submission with the same key is the same."""
     webhook: str | None = None
-    inputs: bool = False
-    """Whether files of its own lie aside for it, by its id."""
+    inputs: int = 0
+    """Bytes of files of its own that lie aside for it, by its id; 0 where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +99,7 @@ class Job:
     """Why the last of these calls failed; empty when it did not, or there was none."""
     attend_at: float | None = None
     """When there is something to be seen to, once it has ended; None: never more."""
-    inputs: bool = False
+    inputs: int = 0
 
     @property
     def over(self) -> bool:
@@ -162,8 +173,8 @@ class JobStore(Protocol):
     async def submit(self, submission: Submission) -> Job:
         """Take a job in; the one that is there, when its owner sent it before with the same key.
 
-        Raises IdempotencyConflict when it was another job that came with this key; JobsFull while as many jobs of the owner
-        as are allowed have not ended.
+        Raises IdempotencyConflict when it was another job that came with this key, JobsFull while as many jobs of the owner
+        as are allowed have not ended, and FilesFull when the owner's jobs have too many bytes aside.
         """
 
     async def find(self, identity: str, owner: str) -> Job:
@@ -173,7 +184,8 @@ class JobStore(Protocol):
         """The owner's jobs, the newest first; of those that were submitted before that one."""
 
     async def outcomes(self, identity: str, after: int, most: int) -> list[Outcome]:
-        """The outcomes whose numbers follow that one, in the order of their numbers."""
+        """Outcomes whose numbers follow that one, in the order of their numbers: so many at most, fewer where they are
+        large, and none only where there are no more."""
 
     async def cancel(self, identity: str, owner: str) -> Job:
         """End a job: what has no outcome gets none. One that has ended stays as it is. Raises as `find`."""
@@ -182,7 +194,8 @@ class JobStore(Protocol):
         """Lease items for so many seconds, evenly among the owners who wait.
 
         An item that died with a worker is given alone, and only to one that is `idle`; while such a one waits, others
-        get none. What leases that ran out left behind is handed out again.
+        get none. What leases that ran out left behind is handed out again; one that runs longer than `seconds`, because the
+        clock was set back, is cut.
         """
 
     async def renew(self, worker: str, seconds: float) -> set[tuple[str, int]]:
@@ -197,14 +210,18 @@ class JobStore(Protocol):
     async def lost(self, worker: str) -> None:
         """As `give_back`, for a worker that died: its items are tried again, each alone, after a pause; or are dead, after too many deaths."""
 
-    async def unattended(self, most: int, seconds: float) -> list[Job]:
-        """Jobs that have ended and have files or a webhook to be seen to, those that waited longest first.
+    async def unattended(self, most: int, seconds: float, without: Collection[str] = ()) -> list[Job]:
+        """Jobs that have ended and have files or a webhook to be seen to, those that waited longest first; none of the
+        owners who are named.
 
         For so many seconds nobody else is given them.
         """
 
-    async def attended(self, identity: str, called: Called | None = None) -> None:
-        """All has been seen to that was to be done when the job had ended; unless a call is to be made again."""
+    async def attended(self, identity: str, called: Called | None = None, *, emptied: bool = False) -> None:
+        """All has been seen to that was to be done when the job had ended; unless a call is to be made again.
+
+        `emptied`: its files are gone.
+        """
 
     async def forget_old(self) -> list[str]:
         """Forget jobs whose time is over, but for that they were there; their ids."""
@@ -244,11 +261,16 @@ def gone() -> JobGone:
     return JobGone("The job is gone", why="it ended long ago, and its time was over", fix="Submit it again")
 
 
+def full(quota: int) -> FilesFull:
+    why = f"your jobs would have more than {quota:,} bytes aside (`job_quota_bytes`)"
+    return FilesFull("There is no room for the job's files", why=why, fix="Wait for jobs to end, or send fewer")
+
+
 def conflict() -> IdempotencyConflict:
     why, fix = "another job was submitted with it", "Use a new key for each job"
     return IdempotencyConflict("The idempotency key is taken", why=why, fix=fix)
 
 
-def full(most: int) -> JobsFull:
+def too_many(most: int) -> JobsFull:
     why = f"{most:,} of your own wait or are worked on, which is as many as may"
     return JobsFull("The job is not taken in", why=why, retry_after_seconds=FULL_SECONDS)

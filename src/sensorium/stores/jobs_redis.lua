@@ -17,6 +17,7 @@
 -- leases, holders, held:<worker>  until when an item is leased, by whom, and what each worker holds
 -- claim:<worker>            what its last claim gave it: asked again, because the reply was lost, it is told the same
 -- expiring, gone            ended jobs, sorted by time
+-- aside                     hash: owner -> bytes of files that lie aside for the owner's jobs
 -- unattended                the same, of those with something to be seen to, sorted by when that is due
 -- counts                    hash: jobs that wait and run, items without an outcome
 
@@ -61,6 +62,11 @@ local function line_of(value)
     return string.match(value, '^([^\n]*)\n')
 end
 
+-- Not where Redis threw keys out, as it should never: then the others go on all the same.
+local function is_there(job, place)
+    return call('HEXISTS', 'orders:' .. job, place) == 1 and call('HEXISTS', 'job:' .. job, 'id') == 1
+end
+
 local function enqueue(name, line, owner, priority)
     call('ZADD', 'line:' .. line .. ':' .. owner, -priority, name)
     call('SADD', 'owners:' .. line, owner)
@@ -92,6 +98,7 @@ end
 -- An item that nobody holds waits again, from that time on.
 local function wait(name, due)
     local job, place = parts(name)
+    if not is_there(job, place) then return end
     local line = line_of(call('HGET', 'orders:' .. job, place))
     if call('HEXISTS', 'deaths:' .. job, place) == 1 then
         call('ZADD', 'suspects:' .. line, due, name)
@@ -132,9 +139,8 @@ end
 -- The first outcome of an item counts; one without an order has an outcome, or its job has ended.
 local function keep(job, place, state, outcome, kept)
     local key = 'job:' .. job
-    local value = call('HGET', 'orders:' .. job, place)
-    if not value then return end
-    pick_up(job, place, value)
+    if not is_there(job, place) then return end
+    pick_up(job, place, call('HGET', 'orders:' .. job, place))
     call('HDEL', 'orders:' .. job, place)
     call('HINCRBY', 'counts', 'items', -1)
     call('HINCRBY', key, state, 1)
@@ -156,6 +162,7 @@ end
 local function died(name, worker, how)
     local job, place = parts(name)
     unlease(name, worker)
+    if not is_there(job, place) then return end
     local deaths = call('HINCRBY', 'deaths:' .. job, place, 1)
     if deaths < how.most then return wait(name, now + how.pauses[deaths]) end
     local _, order = string.match(call('HGET', 'orders:' .. job, place), '^([^\n]*)\n(.*)$')
@@ -206,8 +213,14 @@ local function in_line(line, most)
         lines[index] = call('ZRANGE', 'line:' .. line .. ':' .. owners[index], 0, most - 1)
     end
     for turn = 1, most do
-        for _, names in ipairs(lines) do
-            if names[turn] and #taken < most then taken[#taken + 1] = names[turn] end
+        for index, names in ipairs(lines) do
+            if names[turn] and #taken < most then
+                if is_there(parts(names[turn])) then
+                    taken[#taken + 1] = names[turn]
+                else
+                    leave_line(names[turn], line, owners[index])
+                end
+            end
         end
     end
     return taken
@@ -238,13 +251,20 @@ local function items(names)
     return told
 end
 
+-- What is due later than it can be was put off before the clock was set back.
+local function bring_forward(key, longest, seconds)
+    for _, name in ipairs(call('ZRANGEBYSCORE', key, '(' .. string.format('%.17g', now + longest), '+inf')) do
+        call('ZADD', key, now + seconds, name)
+    end
+end
+
 local act = {}
 
--- id, owner, task, priority, webhook, inputs, key, digest, seconds that it is kept, how many of the owner's may be open, outcomes (how many, then place and
--- outcome of each), orders (how many, then line and order of each)
+-- id, owner, task, priority, webhook, inputs, key, digest, seconds that it is kept, how many of the owner's may be open, bytes that an
+-- owner's jobs may have aside, outcomes (how many, then place and outcome of each), orders (how many, then line and order of each)
 function act.submit()
     local id, owner, task, priority = text(), text(), text(), number()
-    local webhook, inputs, key, digest, kept, most = text(), text(), text(), text(), number(), number()
+    local webhook, inputs, key, digest, kept, most, quota = text(), number(), text(), text(), number(), number(), number()
     local known = call('HGET', 'ids', id)
     if known then return job_of(known) end  -- asked again, because the first reply was lost
     local before = key ~= '' and call('HGET', 'keys:' .. owner, key)
@@ -254,14 +274,16 @@ function act.submit()
         return job_of(job)
     end
     local open = call('ZCARD', 'of:waiting:' .. owner) + call('ZCARD', 'of:running:' .. owner)
-    if open >= most then return nil, 'full' end
+    if open >= most then return nil, 'too many' end
+    if inputs > 0 and tonumber(call('HGET', 'aside', owner) or 0) + inputs > quota then return nil, 'full' end
     local job = string.format('%015d', call('INCR', 'last'))
     call('HSET', 'ids', id, job)
     if key ~= '' then call('HSET', 'keys:' .. owner, key, job .. ' ' .. digest) end
     call('HSET', 'job:' .. job, 'id', id, 'owner', owner, 'task', task, 'priority', priority, 'done', 0, 'failed', 0,
         'dead', 0, 'number', 1, 'began', 0, 'created', moment(now), 'inputs', inputs, 'key', key)
     if webhook ~= '' then call('HSET', 'job:' .. job, 'webhook', webhook) end
-    if webhook ~= '' or inputs == '1' then call('HSET', 'job:' .. job, 'attend_at', 0) end
+    if inputs > 0 then call('HINCRBY', 'aside', owner, inputs) end
+    if webhook ~= '' or inputs > 0 then call('HSET', 'job:' .. job, 'attend_at', 0) end
     call('ZADD', 'of:all:' .. owner, tonumber(job), job)
     enter(job, 'waiting')
     local wrong = {}
@@ -300,18 +322,29 @@ function act.listed()
         if #some == 0 then break end
         for _, job in ipairs(some) do
             local expires = call('HGET', 'job:' .. job, 'expires')
-            if #told < most and (not expires or tonumber(expires) > now) then told[#told + 1] = job_of(job) end
+            if #told < most and call('EXISTS', 'job:' .. job) == 1 and (not expires or tonumber(expires) > now) then told[#told + 1] = job_of(job) end
         end
         skipped = skipped + #some
     end
     return told
 end
 
--- id, after which number, how many at most
+-- id, after which number, how many at most, of how many bytes together
 function act.outcomes()
-    local job = call('HGET', 'ids', text())
-    if not job then return {} end
-    return call('ZRANGEBYSCORE', 'outcomes:' .. job, '(' .. text(), '+inf', 'WITHSCORES', 'LIMIT', 0, text())
+    local job, after, most, bytes = call('HGET', 'ids', text()), text(), number(), number()
+    local told = {}
+    while job and #told < 2 * most and bytes >= 0 do
+        local some = call('ZRANGEBYSCORE', 'outcomes:' .. job, '(' .. after, '+inf', 'WITHSCORES', 'LIMIT', 0, 16)
+        if #some == 0 then break end
+        for index = 1, #some, 2 do
+            if #told < 2 * most and bytes >= 0 then
+                told[#told + 1], told[#told + 2] = some[index], some[index + 1]
+                bytes = bytes - #some[index]
+            end
+        end
+        after = some[#some]
+    end
+    return told
 end
 
 -- id, owner, seconds that it is kept
@@ -322,10 +355,11 @@ function act.cancel()
     return job_of(job)
 end
 
--- worker, line, how many at most, seconds, '1' when it is idle, a name for this claim, chance, and the grave
+-- worker, line, how many at most, seconds, how long no item rests, '1' when it is idle, a name for this claim, chance, and
+-- the grave
 function act.claim()
-    local worker, line, most, seconds, idle, name, chance = text(), text(), number(), number(), text(), text(), number()
-    local how = grave()
+    local worker, line, most, seconds, rest = text(), text(), number(), number(), number()
+    local idle, name, chance, how = text(), text(), number(), grave()
     local said = call('GET', 'claim:' .. worker)
     if said and string.sub(said, 1, #name) == name then
         local still = {}
@@ -334,9 +368,16 @@ function act.claim()
         end
         return items(still)
     end
+    bring_forward('leases', seconds, seconds)
+    bring_forward('later', rest, 0)
+    bring_forward('suspects:' .. line, rest, 0)
     collect(how)
     math.randomseed(chance)
     local names = call('ZRANGEBYSCORE', 'suspects:' .. line, '-inf', now, 'LIMIT', 0, 1)
+    if names[1] and not is_there(parts(names[1])) then
+        call('ZREM', 'suspects:' .. line, names[1])
+        names = {}
+    end
     if #names == 0 then
         names = in_line(line, most)
     elseif idle ~= '1' then
@@ -352,9 +393,10 @@ function act.renew()
     local worker, till, told = text(), now + number(), {}
     for _, name in ipairs(held_by(worker)) do
         local job, place = parts(name)
+        call('ZREM', 'leases', name)  -- first, for what only takes away is allowed while memory is full
         call('ZADD', 'leases', till, name)
-        told[#told + 1] = call('HGET', 'job:' .. job, 'id')
-        told[#told + 1] = place
+        local id = call('HGET', 'job:' .. job, 'id')
+        if id then told[#told + 1], told[#told + 2] = id, place end
     end
     return told
 end
@@ -401,20 +443,42 @@ local function attend_again(job, at)
     call('HSET', 'job:' .. job, 'attend_at', moment(at))
 end
 
--- how many at most, for how many seconds nobody else is given them
+-- The files of a job are gone.
+local function emptied(job)
+    local about = call('HMGET', 'job:' .. job, 'owner', 'inputs')
+    if call('HINCRBY', 'aside', about[1], -(tonumber(about[2]) or 0)) <= 0 then call('HDEL', 'aside', about[1]) end
+    call('HSET', 'job:' .. job, 'inputs', 0)
+end
+
+-- how many at most, for how many seconds nobody else is given them, how long no call waits, how many owners to leave out,
+-- and these
 function act.unattended()
-    local most, seconds, told = number(), number(), {}
-    for index, job in ipairs(call('ZRANGEBYSCORE', 'unattended', '-inf', now, 'LIMIT', 0, most)) do
-        told[index] = job_of(job)
-        attend_again(job, now + seconds)
+    local most, seconds, longest, without, told, skipped = number(), number(), number(), {}, {}, 0
+    bring_forward('unattended', longest, 0)
+    for _ = 1, number() do without[text()] = true end
+    while #told < most do
+        local some = call('ZRANGEBYSCORE', 'unattended', '-inf', now, 'LIMIT', skipped, most)
+        if #some == 0 then break end
+        for _, job in ipairs(some) do
+            local owner = call('HGET', 'job:' .. job, 'owner')
+            if not owner then
+                call('ZREM', 'unattended', job)
+            elseif #told < most and not without[owner] then
+                told[#told + 1] = job_of(job)
+                attend_again(job, now + seconds)
+            else
+                skipped = skipped + 1
+            end
+        end
     end
     return told
 end
 
--- id, whether its webhook was called, why in vain, in how many seconds again
+-- id, whether its webhook was called, why in vain, in how many seconds again, whether its files are gone
 function act.attended()
     local job, called, fault, after = call('HGET', 'ids', text()), number(), text(), number()
     if not job then return {} end
+    if number() == 1 then emptied(job) end
     if after then
         attend_again(job, now + after)
     else
@@ -428,22 +492,32 @@ function act.attended()
     return {}
 end
 
+-- Of a job nothing is kept but that it was there.
+local function forget(job, about, remembered)
+    emptied(job)
+    call('DEL', 'outcomes:' .. job)
+    call('DEL', 'job:' .. job)
+    call('HSET', 'job:' .. job, 'id', about[1], 'owner', about[2], 'expires', about[3])
+    for _, list in ipairs({'of:all:', 'of:' .. about[4] .. ':'}) do call('ZREM', list .. about[2], job) end
+    for _, list in ipairs({'expiring', 'unattended'}) do call('ZREM', list, job) end
+    if about[5] ~= '' then call('HDEL', 'keys:' .. about[2], about[5]) end
+    call('ZADD', 'gone', tonumber(about[3]) + remembered, job)
+end
+
 -- how many at most, seconds for which it is known that they were there
 function act.forget_old()
     local most, remembered, told = number(), number(), {}
-    for index, job in ipairs(call('ZRANGEBYSCORE', 'expiring', '-inf', now, 'LIMIT', 0, most)) do
+    for _, job in ipairs(call('ZRANGEBYSCORE', 'expiring', '-inf', now, 'LIMIT', 0, most)) do
         local about = call('HMGET', 'job:' .. job, 'id', 'owner', 'expires', 'state', 'key')
-        call('DEL', 'outcomes:' .. job)
-        call('DEL', 'job:' .. job)
-        call('HSET', 'job:' .. job, 'id', about[1], 'owner', about[2], 'expires', about[3])
-        for _, list in ipairs({'of:all:', 'of:' .. about[4] .. ':'}) do call('ZREM', list .. about[2], job) end
-        for _, list in ipairs({'expiring', 'unattended'}) do call('ZREM', list, job) end
-        if about[5] ~= '' then call('HDEL', 'keys:' .. about[2], about[5]) end
-        call('ZADD', 'gone', tonumber(about[3]) + remembered, job)
-        told[index] = about[1]
+        if about[1] then
+            forget(job, about, remembered)
+            told[#told + 1] = about[1]
+        else
+            call('ZREM', 'expiring', job)
+        end
     end
     for _, job in ipairs(call('ZRANGEBYSCORE', 'gone', '-inf', now, 'LIMIT', 0, most)) do
-        call('HDEL', 'ids', call('HGET', 'job:' .. job, 'id'))
+        call('HDEL', 'ids', call('HGET', 'job:' .. job, 'id') or '')
         call('DEL', 'job:' .. job)
         call('ZREM', 'gone', job)
     end

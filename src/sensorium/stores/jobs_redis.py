@@ -19,8 +19,12 @@ from sensorium.errors import SensoriumError
 from sensorium.schemas.jobs import JobState, OutcomeState
 from sensorium.stores.files import storage_failed
 from sensorium.stores.jobs import (
+    LARGEST_PAGE,
+    LONGEST_REST,
+    LONGEST_SILENCE,
     MOST_OPEN,
     REMEMBERED_SECONDS,
+    UNBOUNDED,
     Called,
     Counts,
     Item,
@@ -33,6 +37,7 @@ from sensorium.stores.jobs import (
     full,
     gone,
     pause_after,
+    too_many,
     unknown,
 )
 from sensorium.stores.redis import client, reply_to
@@ -78,6 +83,7 @@ class RedisJobs:
         kept_seconds: float = 86400.0,
         attempts: int = 3,
         most_open: int = MOST_OPEN,
+        quota: int = UNBOUNDED,
         line_of: Callable[[bytes], str] = lambda order: "",  # noqa: ARG005
         clock: Callable[[], float] | None = None,
         telemetry: Telemetry = TELEMETRY,
@@ -85,8 +91,13 @@ class RedisJobs:
         self._redis = client(url, for_what="keep jobs in Redis", setting="jobs_redis_url", patience=PATIENCE_SECONDS)
         self._script = self._redis.register_script(_script())
         self._kept_seconds, self._attempts, self._line_of, self._clock = kept_seconds, attempts, line_of, clock
-        self._most_open, self._telemetry = most_open, telemetry
-        self._refusals: dict[bytes, Callable[[], SensoriumError]] = {**REFUSALS, b"full": partial(full, most_open)}
+        self._quota, self._telemetry = quota, telemetry
+        self._most_open = most_open
+        self._refusals: dict[bytes, Callable[[], SensoriumError]] = {
+            **REFUSALS,
+            b"too many": partial(too_many, most_open),
+            b"full": partial(full, quota),
+        }
         self._claims: dict[str, str] = {}
 
     async def submit(self, submission: Submission) -> Job:
@@ -97,15 +108,15 @@ class RedisJobs:
             new.task,
             new.priority,
             new.webhook or "",
-            int(new.inputs),
+            new.inputs,
             new.key or "",
             new.digest,
         )
         wrong = [part for place, outcome in new.outcomes.items() for part in (place, outcome)]
         orders = [part for order in new.orders for part in (self._line_of(order), order)]
         counted = (len(new.outcomes), *wrong, len(new.orders), *orders)
-        limits = (self._kept_seconds, self._most_open)
-        return _job(await self._asked("submit", *about, *limits, *counted, failing="The job cannot be kept"))
+        told = (*about, self._kept_seconds, self._most_open, self._quota, *counted)
+        return _job(await self._asked("submit", *told, failing="The job cannot be kept"))
 
     async def find(self, identity: str, owner: str) -> Job:
         return _job(await self._asked("find", identity, owner))
@@ -114,7 +125,7 @@ class RedisJobs:
         return [_job(one) for one in await self._asked("listed", owner, state or "all", before or "", most)]
 
     async def outcomes(self, identity: str, after: int, most: int) -> list[Outcome]:
-        return [_outcome(*one) for one in _by(2, await self._asked("outcomes", identity, after, most))]
+        return [_outcome(*one) for one in _by(2, await self._asked("outcomes", identity, after, most, LARGEST_PAGE))]
 
     async def cancel(self, identity: str, owner: str) -> Job:
         return _job(await self._asked("cancel", identity, owner, self._kept_seconds))
@@ -124,7 +135,7 @@ class RedisJobs:
         # The same name until there is a reply: what a lost one told is told again, and not leased for ever to nobody.
         name = self._claims.setdefault(worker, secrets.token_hex(8))
         chance = random.getrandbits(31)
-        asked = (worker, line, most, seconds, int(idle), name, chance)
+        asked = (worker, line, most, seconds, LONGEST_REST, int(idle), name, chance)
         told = await self._asked("claim", *asked, *self._grave())
         del self._claims[worker]
         return [_item(*one) for one in _by(5, told)]
@@ -143,12 +154,14 @@ class RedisJobs:
     async def lost(self, worker: str) -> None:
         await self._asked("lost", worker, *self._grave())
 
-    async def unattended(self, most: int, seconds: float) -> list[Job]:
-        return [_job(one) for one in await self._asked("unattended", most, seconds)]
+    async def unattended(self, most: int, seconds: float, without: Collection[str] = ()) -> list[Job]:
+        asked = (most, seconds, LONGEST_SILENCE, len(without), *without)
+        return [_job(one) for one in await self._asked("unattended", *asked)]
 
-    async def attended(self, identity: str, called: Called | None = None) -> None:
+    async def attended(self, identity: str, called: Called | None = None, *, emptied: bool = False) -> None:
         fault, after = (called.fault, called.after) if called else ("", None)
-        await self._asked("attended", identity, int(called is not None), fault, "" if after is None else after)
+        told = (int(called is not None), fault, "" if after is None else after, int(emptied))
+        await self._asked("attended", identity, *told)
 
     async def forget_old(self) -> list[str]:
         return [one.decode() for one in await self._asked("forget_old", MOST_FORGOTTEN, REMEMBERED_SECONDS)]
@@ -164,6 +177,17 @@ class RedisJobs:
         told = await self._asked("due", *self._grave())
         return [Due(line.decode(), int(fresh), int(suspects)) for line, fresh, suspects in _by(3, told)]
 
+    async def throws_out(self) -> str | None:
+        """By which policy this Redis throws keys out when its memory is full; None where it does not."""
+        from redis.exceptions import RedisError
+
+        try:
+            memory = await self._redis.info("memory")
+        except (RedisError, OSError) as error:
+            raise _storage_failed("The store of jobs cannot be used", error) from error
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        return policy if memory.get("maxmemory") and policy != "noeviction" else None
+
     async def close(self) -> None:
         await self._redis.aclose(close_connection_pool=True)
 
@@ -175,7 +199,7 @@ class RedisJobs:
         try:
             refused, ended, told = await reply_to(self._script(keys=[PREFIX], args=[what, now, *args]))
         except (RedisError, OSError) as error:
-            raise storage_failed(failing, error) from error
+            raise _storage_failed(failing, error) from error
         for task, state, seconds in _by(3, ended):
             self._telemetry.jobs_finished[task.decode(), state.decode()].add()
             self._telemetry.job_seconds[task.decode()].observe(float(seconds))
@@ -189,6 +213,15 @@ class RedisJobs:
         before, _, after = dead(b'{"trace":"\\u0000"}', self._attempts).partition(to_json("\0"))
         pauses = (pause_after(deaths) for deaths in range(1, self._attempts))
         return (self._attempts, *pauses, self._kept_seconds, before, after)
+
+
+def _storage_failed(what: str, error: Exception) -> SensoriumError:
+    """Without the address of a Redis that cannot be reached, or what it says of passwords."""
+    from redis.exceptions import ConnectionError as Disconnected
+    from redis.exceptions import TimeoutError as TimedOut
+
+    hidden = isinstance(error, (Disconnected, TimedOut, OSError))  # a wrong password is a Disconnected too
+    return storage_failed(what, error, "Redis cannot be reached" if hidden else "")
 
 
 @cache
@@ -221,7 +254,7 @@ def _job(told: Sequence[bytes]) -> Job:
         webhook=fields.get("webhook"),
         calls=int(fields.get("calls", 0)),
         fault=fields.get("fault", ""),
-        inputs=fields["inputs"] == "1",
+        inputs=int(fields["inputs"]),
     )
 
 

@@ -19,8 +19,12 @@ from sensorium.errors import InvalidConfiguration, SensoriumError
 from sensorium.schemas.jobs import JobState, OutcomeState
 from sensorium.stores.files import storage_failed
 from sensorium.stores.jobs import (
+    LARGEST_PAGE,
+    LONGEST_REST,
+    LONGEST_SILENCE,
     MOST_OPEN,
     REMEMBERED_SECONDS,
+    UNBOUNDED,
     Called,
     Counts,
     Item,
@@ -33,6 +37,7 @@ from sensorium.stores.jobs import (
     full,
     gone,
     pause_after,
+    too_many,
     unknown,
 )
 from sensorium.stores.sqlite import Database
@@ -61,6 +66,7 @@ CREATE INDEX IF NOT EXISTS jobs_open ON jobs (owner, ended) WHERE ended IS NULL;
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state) WHERE state IN ('waiting', 'running');
 CREATE INDEX IF NOT EXISTS jobs_unattended ON jobs (attend_at) WHERE ended IS NOT NULL AND attend_at IS NOT NULL;
 CREATE INDEX IF NOT EXISTS jobs_by_expiry ON jobs (gone, expires) WHERE expires IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_with_inputs ON jobs (owner, inputs) WHERE inputs > 0;
 CREATE TABLE IF NOT EXISTS items (
     job INTEGER NOT NULL, place INTEGER NOT NULL, owner TEXT NOT NULL, priority INTEGER NOT NULL, request BLOB NOT NULL,
     due REAL NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0,
@@ -81,6 +87,8 @@ FIELDS = tuple(one.name for one in fields(Job))
 COLUMNS = ", ".join(FIELDS)
 ITEM = "jobs.id, items.place, items.request, items.tries, items.deaths, items.job"
 ITEMS = f"SELECT {ITEM} FROM items JOIN jobs ON jobs.place = items.job"  # noqa: S608 - no outside text
+DUE = "(due <= ? OR due > ?)"
+CUT = "UPDATE items SET until = ? WHERE worker IS NOT NULL AND until > ?"
 AGAIN = """
 UPDATE items SET worker = NULL, until = NULL, tries = tries + 1, due = ? WHERE worker = ? AND job = ? AND place = ?
 """
@@ -107,13 +115,13 @@ class SqliteJobs:
         kept_seconds: float = 86400.0,
         attempts: int = 3,
         most_open: int = MOST_OPEN,
+        quota: int = UNBOUNDED,
         clock: Callable[[], float] = time.time,
         telemetry: Telemetry = TELEMETRY,
     ) -> None:
         self._database = Database(path, SCHEMA, "data_dir")
         self._kept_seconds, self._attempts, self._clock = kept_seconds, attempts, clock
-        self._most_open = most_open
-        self._telemetry = telemetry
+        self._most_open, self._quota, self._telemetry = most_open, quota, telemetry
         self._asked: list[_Asked] = []
         self._writing: asyncio.Task[None] | None = None
         self._ended: list[tuple[str, JobState, float]] = []
@@ -148,14 +156,14 @@ class SqliteJobs:
     async def lost(self, worker: str) -> None:
         await self._write(self._lost, worker)
 
-    async def unattended(self, most: int, seconds: float) -> list[Job]:
+    async def unattended(self, most: int, seconds: float, without: Collection[str] = ()) -> list[Job]:
         # Mostly there is none, which costs no write to see.
-        if not await self._read(_unattended, 1, self._clock()):
+        if not await self._read(_unattended, 1, self._clock(), without):
             return []
-        return await self._write(self._unattended, most, seconds)
+        return await self._write(self._unattended, most, seconds, without)
 
-    async def attended(self, identity: str, called: Called | None = None) -> None:
-        await self._write(self._attended, identity, called)
+    async def attended(self, identity: str, called: Called | None = None, *, emptied: bool = False) -> None:
+        await self._write(self._attended, identity, called, emptied)
 
     async def forget_old(self) -> list[str]:
         return await self._write(self._forget_old)
@@ -223,7 +231,9 @@ class SqliteJobs:
         if new.key is not None and (known := _by_key(connection, new)) is not None:
             return known
         if _open(connection, new.owner) >= self._most_open:
-            raise full(self._most_open)
+            raise too_many(self._most_open)
+        if new.inputs and _aside(connection, new.owner) + new.inputs > self._quota:
+            raise full(self._quota)
         attend_at = 0.0 if new.inputs or new.webhook else None
         cursor = connection.execute(
             "INSERT INTO jobs (id, owner, task, state, priority, total, created, webhook, inputs, key, digest, attend_at) "
@@ -250,9 +260,10 @@ class SqliteJobs:
 
     def _claim(self, connection: sqlite3.Connection, worker: str, most: int, seconds: float, idle: bool) -> list[Item]:
         now = self._clock()
+        connection.execute(CUT, (now + seconds, now + seconds))
         self._collect(connection, "until <= ?", now)
         suspect = connection.execute(
-            f"{ITEMS} WHERE worker IS NULL AND deaths > 0 AND due <= ? ORDER BY due LIMIT 1", (now,)
+            f"{ITEMS} WHERE worker IS NULL AND deaths > 0 AND {DUE} ORDER BY due LIMIT 1", (now, now + LONGEST_REST)
         ).fetchone()
         if suspect:
             return self._leased(connection, [suspect] if idle else [], worker, now + seconds)
@@ -312,16 +323,20 @@ class SqliteJobs:
         ).fetchone()
         self._ended.append((task, state, now - created))
 
-    def _unattended(self, connection: sqlite3.Connection, most: int, seconds: float) -> list[Job]:
-        jobs = _unattended(connection, most, self._clock())
+    def _unattended(
+        self, connection: sqlite3.Connection, most: int, seconds: float, without: Collection[str]
+    ) -> list[Job]:
+        jobs = _unattended(connection, most, self._clock(), without)
         until = self._clock() + seconds
         connection.executemany("UPDATE jobs SET attend_at = ? WHERE id = ?", [(until, job.id) for job in jobs])
         return jobs
 
-    def _attended(self, connection: sqlite3.Connection, identity: str, called: Called | None) -> None:
+    def _attended(self, connection: sqlite3.Connection, identity: str, called: Called | None, emptied: bool) -> None:
         after = called.after if called else None
         attend_at = None if after is None else self._clock() + after
         connection.execute("UPDATE jobs SET attend_at = ? WHERE id = ?", (attend_at, identity))
+        if emptied:
+            connection.execute("UPDATE jobs SET inputs = 0 WHERE id = ?", (identity,))
         if called:
             told = "UPDATE jobs SET calls = calls + 1, fault = ? WHERE id = ?"
             connection.execute(told, (called.fault, identity))
@@ -347,7 +362,7 @@ class SqliteJobs:
         going = connection.execute(old, (now, MOST_FORGOTTEN)).fetchall()
         connection.executemany("DELETE FROM outcomes WHERE job = ?", [(place,) for place, _ in going])
         connection.executemany(
-            "UPDATE jobs SET gone = 1, attend_at = NULL, key = NULL, webhook = NULL WHERE place = ?",
+            "UPDATE jobs SET gone = 1, attend_at = NULL, key = NULL, webhook = NULL, inputs = 0 WHERE place = ?",
             [(place,) for place, _ in going],
         )
         connection.execute("DELETE FROM jobs WHERE gone = 1 AND expires <= ?", (now - REMEMBERED_SECONDS,))
@@ -391,10 +406,10 @@ def _in_line(connection: sqlite3.Connection, most: int, now: float) -> list[tupl
 
 def _line(connection: sqlite3.Connection, owner: str, most: int, now: float) -> list[tuple[Any, ...]]:
     wanted = f"""
-        {ITEMS} WHERE items.worker IS NULL AND items.deaths = 0 AND items.owner = ? AND due <= ?
+        {ITEMS} WHERE items.worker IS NULL AND items.deaths = 0 AND items.owner = ? AND {DUE}
         ORDER BY items.priority DESC, items.job, items.place LIMIT ?
     """
-    return connection.execute(wanted, (owner, now, most)).fetchall()
+    return connection.execute(wanted, (owner, now, now + LONGEST_REST, most)).fetchall()
 
 
 def _waiting_owners(connection: sqlite3.Connection) -> list[str]:
@@ -420,7 +435,7 @@ def _job(connection: sqlite3.Connection, identity: str) -> Job:
 
 
 def _read_job(row: tuple[Any, ...]) -> Job:
-    return Job(**{**dict(zip(FIELDS, row, strict=True)), "inputs": bool(row[-1])})
+    return Job(**dict(zip(FIELDS, row, strict=True)))
 
 
 def _found(connection: sqlite3.Connection, identity: str, owner: str, now: float) -> Job:
@@ -449,12 +464,26 @@ def _outcomes(connection: sqlite3.Connection, identity: str, after: int, most: i
         SELECT place, number, state, outcome FROM outcomes WHERE job = (SELECT place FROM jobs WHERE id = ?)
         AND number > ? ORDER BY number LIMIT ?
     """
-    return [Outcome(*row) for row in connection.execute(wanted, (identity, after, most))]
+    told, size = [], 0
+    for row in connection.execute(wanted, (identity, after, most)):
+        told.append(Outcome(*row))
+        if (size := size + len(row[-1])) > LARGEST_PAGE:
+            break
+    return told
 
 
-def _unattended(connection: sqlite3.Connection, most: int, now: float) -> list[Job]:
-    wanted = f"SELECT {COLUMNS} FROM jobs WHERE ended IS NOT NULL AND attend_at <= ? ORDER BY attend_at LIMIT ?"  # noqa: S608 - ours
-    return [_read_job(row) for row in connection.execute(wanted, (now, most))]
+def _unattended(connection: sqlite3.Connection, most: int, now: float, without: Collection[str]) -> list[Job]:
+    wanted = f"""
+        SELECT {COLUMNS} FROM jobs WHERE ended IS NOT NULL AND (attend_at <= ? OR attend_at > ?)
+        AND owner NOT IN ({", ".join("?" * len(without))}) ORDER BY attend_at LIMIT ?
+    """  # noqa: S608 - ours
+    return [_read_job(row) for row in connection.execute(wanted, (now, now + LONGEST_SILENCE, *without, most))]
+
+
+def _aside(connection: sqlite3.Connection, owner: str) -> int:
+    """Bytes that the owner's jobs have aside."""
+    wanted = "SELECT ifnull(sum(inputs), 0) FROM jobs WHERE owner = ? AND inputs > 0"
+    return int(connection.execute(wanted, (owner,)).fetchone()[0])
 
 
 def _unknown(connection: sqlite3.Connection, identities: Collection[str]) -> set[str]:
