@@ -41,15 +41,6 @@ async def in_order(requests: Iterable[Request], run: Run, at_once: int) -> Async
         await asyncio.gather(*hands, return_exceptions=True)
 
 
-async def outcome_of(request: Request, run: Run) -> Outcome:
-    """The result of one request, or its error."""
-    try:
-        result: Result = await run(request)
-    except SensoriumError as error:
-        return error
-    return result
-
-
 async def _serve(queue: asyncio.Queue[_Place], run: Run) -> None:
     """Work on one request of a list after the other: a task for each would cost the loop more turns."""
     while True:

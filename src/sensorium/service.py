@@ -14,7 +14,7 @@ from typing import Any
 
 from sensorium import discovery
 from sensorium.config import Settings, load_settings
-from sensorium.deadline import checked_seconds, within
+from sensorium.deadline import at_most, checked_seconds, no_answer
 from sensorium.engine import LOCAL, Call, Caller, Card, Host, Listener, Options, ignore
 from sensorium.errors import (
     InvalidConfiguration,
@@ -28,7 +28,7 @@ from sensorium.layers import stack
 from sensorium.layers.fit import Sizes
 from sensorium.layers.loaded import Loaded
 from sensorium.listening import Stream
-from sensorium.lists import Outcome, in_order, outcome_of
+from sensorium.lists import Outcome, in_order
 from sensorium.media import limits
 from sensorium.models import Models
 from sensorium.pricing import prices
@@ -119,13 +119,16 @@ class Sensorium:
         if self.settings.privacy == "local":
             options = replace(options, remote=False)
         call = Call(listener, self._parts.run, time.monotonic() + seconds, caller, trace or new_trace(), options)
-        with limits.use(self._limits), prices.use(self.settings.prices):
-            return await within(seconds, self._calls.run(request, call))
+        with limits.use(self._limits), prices.use(self.settings.prices), at_most(seconds, no_answer):
+            return await self._calls.run(request, call)
 
     async def run_all(self, requests: Sequence[Request], **how: Any) -> list[Outcome]:
         """As many outcomes, in the same order: each a result or the error of that request alone."""
         if len(requests) == 1:
-            return [await outcome_of(requests[0], partial(self.run, **how))]
+            try:
+                return [await self.run(requests[0], **how)]
+            except SensoriumError as error:
+                return [error]
         return [outcome async for outcome in self.each(requests, **how)]
 
     def each(self, requests: Iterable[Request], **how: Any) -> AsyncGenerator[Outcome, None]:

@@ -45,18 +45,18 @@ class Tariff:
         if not isinstance(request, AskRequest):
             return None
         conversation = request.conversation()
-        pictures = [part for message in conversation for part in message.parts if isinstance(part, Picture)]
+        parts = [part for message in conversation for part in message.parts]
+        texts = [part.text for part in parts if isinstance(part, Words)]
+        pictures = [part for part in parts if isinstance(part, Picture)] if len(texts) < len(parts) else []
         seen = sum(await asyncio.gather(*map(self._seen, pictures))) if pictures else 0
-        said = await _counted(
-            [part.text for message in conversation for part in message.parts if isinstance(part, Words)]
-        )
+        said = _words(texts) if sum(map(len, texts)) < LONG else await in_thread(_words, texts)
         around = pricing.AROUND * (1 + len(conversation))
         return ESTIMATE.altered(input_tokens=seen + said + around, output_tokens=request.max_tokens, image_tokens=seen)
 
     def cost(self, usage: Usage) -> float | None:
         """In US dollars; None where no price is known."""
+        counted = usage.input_tokens, usage.output_tokens, usage.cached_tokens
         for name in self._names:
-            counted = usage.input_tokens, usage.output_tokens, usage.cached_tokens
             known = pricing.price(name, *counted, published=self._card.remote)
             if known is not None:
                 return known
@@ -65,10 +65,6 @@ class Tariff:
     async def _seen(self, picture: Picture) -> int:
         width, height = await _size(picture.image)
         return pricing.estimate(self._rule, width, height, picture.detail).tokens
-
-
-async def _counted(texts: list[str]) -> int:
-    return _words(texts) if sum(map(len, texts)) < LONG else await in_thread(_words, texts)
 
 
 def _words(texts: list[str]) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -59,11 +60,14 @@ class Fit:
         self._rule = card.rule or rule_for(str(card.quirks.get("model") or card.name))
         self._turns = asyncio.Semaphore(cores() + 1)  # one more, so that no core waits for the event loop
 
-    async def run(self, request: Request, call: Call) -> Result:
-        pictures = request.pictures() if isinstance(request, AskRequest) else ()
-        if pictures and isinstance(request, AskRequest):
-            request = request.showing(await self._all_fitted(pictures))
-        return await self._inner.run(request, call)
+    def run(self, request: Request, call: Call) -> Coroutine[Any, Any, Result]:
+        # Not a coroutine itself: words alone must not pay for one more.
+        if isinstance(request, AskRequest) and (pictures := request.pictures()):
+            return self._shown(request, pictures, call)
+        return self._inner.run(request, call)
+
+    async def _shown(self, request: AskRequest, pictures: Sequence[Picture], call: Call) -> Result:
+        return await self._inner.run(request.showing(await self._all_fitted(pictures)), call)
 
     async def _all_fitted(self, pictures: Sequence[Picture]) -> list[Source]:
         """All at once, as far as there are cores: of many who ask, the first are to go out while the others are prepared."""

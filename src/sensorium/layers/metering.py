@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Coroutine
+from typing import Any
 
 from sensorium.engine import Call, Card, Engine
 from sensorium.errors import SensoriumError, TooExpensive
@@ -14,6 +16,9 @@ from sensorium.telemetry import Telemetry
 
 SIGNS_A_TOKEN = 3
 """Of words that were told before an answer broke off: fewer than of English text, so that the estimate is not too low."""
+
+
+ANSWERED = Amounts(requests=1)
 
 
 class RequestMetering:
@@ -28,7 +33,7 @@ class RequestMetering:
             result = await self._inner.run(request, call)
             model, errors = result.meta.engine, 0
         finally:
-            self._book.note(call.caller.name, model, request.task, Amounts(requests=1, errors=errors))
+            self._book.note(call.caller.name, model, request.task, ANSWERED if model else Amounts(1, errors))
         return result
 
 
@@ -51,22 +56,30 @@ class ModelMetering:
         self._inner, self._model, self._tariff, self._book = inner, card.id, tariff, book
         self._telemetry = telemetry
 
-    async def run(self, request: Request, call: Call) -> Result:
-        if self._tariff is not None and not self._tariff.ready:
-            await self._tariff.prepare()
-        most = await self._most(request, call)
+    def run(self, request: Request, call: Call) -> Coroutine[Any, Any, Result]:
+        # Not a coroutine itself: who has no limit must not pay for one more.
+        if self._tariff is None:
+            return self._measured(request, call, None)
+        if self._tariff.ready and call.caller.budget is None and call.options.max_cost is None:
+            return self._measured(request, call, None)
+        return self._within_limits(request, call, self._tariff)
+
+    async def _within_limits(self, request: Request, call: Call, tariff: Tariff) -> Result:
+        if not tariff.ready:
+            await tariff.prepare()
+        most = await self._most(request, call, tariff)
         if most is None or self._book is None or call.caller.budget is None:
             return await self._measured(request, call, most)
         async with self._book.holding(call.caller.name, call.caller.budget, most, call.remaining()):
             return await self._measured(request, call, most)
 
-    async def _most(self, request: Request, call: Call) -> Usage | None:
+    async def _most(self, request: Request, call: Call, tariff: Tariff) -> Usage | None:
         """What the answer may take, where anybody wants to know it."""
-        if self._tariff is None or (call.caller.budget is None and call.options.max_cost is None):
+        if call.caller.budget is None and call.options.max_cost is None:
             return None
-        most = await self._tariff.most(request)
+        most = await tariff.most(request)
         if most is not None:
-            most = most.altered(cost=self._tariff.cost(most))
+            most = most.altered(cost=tariff.cost(most))
             self._refuse_if_dear(most, call)
         return most
 
@@ -114,24 +127,26 @@ class ModelMetering:
         return told.altered(cost=self._tariff.cost(told) if self._tariff else None)
 
     def _note(self, request: Request, call: Call, seconds: float, usage: Usage | None) -> None:
-        taken = Amounts(pictures=sum(1 for _ in request.sources()), seconds=max(0.0, seconds))
         if usage is not None:
-            taken = self._priced(taken, usage)
+            self._count(usage)
         if self._book is not None:
+            taken = _taken(len([*request.sources()]), max(0.0, seconds), usage)
             self._book.note(call.caller.name, self._model, request.task, taken)
 
-    def _priced(self, taken: Amounts, usage: Usage) -> Amounts:
-        telemetry, model, price = self._telemetry, self._model, usage.cost
+    def _count(self, usage: Usage) -> None:
+        telemetry, model = self._telemetry, self._model
         telemetry.tokens[model, "input"].add(usage.input_tokens)
         telemetry.tokens[model, "cached"].add(usage.cached_tokens)
         telemetry.tokens[model, "output"].add(usage.output_tokens)
-        if price is None:
+        if usage.cost is None:
             telemetry.unpriced_answers[model].add()
         else:
-            telemetry.cost[model].add(price)
-        return taken._replace(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cost=price or 0.0,
-            unpriced=int(price is None),
-        )
+            telemetry.cost[model].add(usage.cost)
+
+
+def _taken(pictures: int, seconds: float, usage: Usage | None) -> Amounts:
+    """By place: half as dear as by name."""
+    if usage is None:
+        return Amounts(0, 0, pictures, seconds)
+    tokens, cost = (usage.input_tokens, usage.output_tokens), usage.cost
+    return Amounts(0, 0, pictures, seconds, *tokens, cost or 0.0, int(cost is None))

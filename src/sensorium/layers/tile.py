@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,11 +34,15 @@ class Tiled:
     def __init__(self, inner: Engine[Request, Result]) -> None:
         self._inner = inner
 
-    async def run(self, request: Request, call: Call) -> Result:
+    def run(self, request: Request, call: Call) -> Coroutine[Any, Any, Result]:
+        # Not a coroutine itself: what is shown whole must not pay for one more.
         if not isinstance(request, AskRequest) or request.tile is None or request.image is None:
-            return await self._inner.run(request, call)
+            return self._inner.run(request, call)
+        return self._tiled(request, request.image, request.tile, call)
+
+    async def _tiled(self, request: AskRequest, image: Source, side: int, call: Call) -> Result:
         whole = request.altered(tile=None)
-        parts = await cut(request.image, request.tile, most=MOST_PARTS)
+        parts = await cut(image, side, most=MOST_PARTS)
         if len(parts.tiles) == 1:
             return await self._inner.run(whole, call)
         return await self._merged(whole, parts, call)

@@ -31,20 +31,22 @@ def words(text: str) -> int:
     """
     tokens, at = 0.0, 0
     for found in _PIECES.finditer(text):
-        tokens += found.start() - at + _tokens(found)
-        at = found.end()
+        start, end = found.span()
+        # A sign between words, as most are, is a part of the next one's token.
+        tokens += start - at + (0 if text[start:end] == " " else _tokens(found.lastgroup, text[start:end]))
+        at = end
     return math.ceil(tokens + len(text) - at)
 
 
-def _tokens(found: re.Match[str]) -> float:
+def _tokens(kind: str | None, piece: str) -> float:
     """Of a run of signs that share tokens."""
-    piece, length = found[0], len(found[0])
-    match found.lastgroup:
-        case "code":
-            return length
+    length = len(piece)
+    match kind:
         case "latin":
             accents = 0 if piece.isascii() else sum(letter > "z" for letter in piece)
             return 1 + (length - 1) // _LETTERS_EACH + accents * 0.7
+        case "code":
+            return length
         case "cyrillic":
             return 1 + length * 0.4
         case "space":

@@ -124,13 +124,15 @@ class AskRequest(Request):
             yield self.image
         yield from self.images
         for message in self.messages:
-            yield from (part.image for part in message.parts if isinstance(part, Picture))
+            for part in message.parts:
+                if isinstance(part, Picture):
+                    yield part.image
 
     def pictures(self) -> tuple[Picture, ...]:
         """Every picture with how closely it is looked at, in the order of `sources`."""
         shown = (*((self.image,) if self.image else ()), *self.images)
-        said = (part for message in self.messages for part in message.parts if isinstance(part, Picture))
-        return (*(Picture(image=one, detail=self.detail) for one in shown), *said)
+        said = [part for message in self.messages for part in message.parts if isinstance(part, Picture)]
+        return (*[Picture(image=one, detail=self.detail) for one in shown], *said)
 
     def showing(self, pictures: Sequence[Source]) -> Self:
         """The same question about other pictures: as many, in the order of `sources`."""
@@ -141,7 +143,7 @@ class AskRequest(Request):
         return self.altered(image=image, images=images, messages=messages)
 
     def patience(self) -> float:
-        return 2.0 if sum(1 for _ in self.sources()) > 1 else 1.0
+        return 2.0 if len([*self.sources()]) > 1 else 1.0
 
     def conversation(self) -> tuple[Message, ...]:
         """All that the model is told, in order: the one form that engines read."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 import logging
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from sensorium.config import Settings
 from sensorium.engine import Caller
@@ -36,14 +38,14 @@ class Guard:
         if self._tokens:
             await self._tokens.open()
 
-    async def caller(self, credential: str | None) -> Caller:
+    def caller(self, credential: str | None) -> Coroutine[Any, Any, Caller]:
         """Whose key or token this is. Raises Unauthenticated when it is not a good one, or there is none."""
         if credential is None:
             fix = "Send `Authorization: Bearer KEY` or `X-API-Key: KEY`"
             raise Unauthenticated("This server asks for a key", fix=fix, attempted=False)
         if self._tokens and not credential.startswith(keys.PREFIX):
-            return await self._tokens.caller(credential)
-        return await self._keyring.caller(credential)
+            return self._tokens.caller(credential)
+        return self._keyring.caller(credential)
 
     async def signer(self, identity: str) -> tuple[Caller, str]:
         """Whose key has this id, and its secret, for facades whose clients sign instead of sending the key."""

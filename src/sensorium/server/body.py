@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from pydantic_core import from_json
 
+from sensorium.deadline import at_most
 from sensorium.errors import (
     InputTooLarge,
     InvalidRequest,
@@ -92,8 +93,7 @@ class BodyLimits:
         return self.file_bytes * 4 // 3 + self.file_bytes // 16 + 65536
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """A body taken apart."""
 
     fields: Mapping[str, Any]
@@ -166,16 +166,13 @@ async def read_body(headers: Mapping[str, str], receive: Receive, limits: BodyLi
     together send too much; UploadIncomplete when the sender leaves or is too slow; UnsupportedMedia for
     a body of another type than JSON, a form or a picture; InvalidRequest for one that is malformed.
     """
-    _refuse_declared_length(headers, limits.body_bytes)
-    sink = _sink(headers, limits, uploads)
-    try:
-        async with asyncio.timeout(limits.seconds):
-            await _pour(receive, sink, limits.body_bytes, uploads)
-            return await sink.end()
-    except TimeoutError as error:
-        raise UploadIncomplete(
-            "The upload took too long", why=f"{limits.seconds:g} s are allowed (`upload_seconds`)", fix="Send it again"
-        ) from error
+    declared = _declared_length(headers)
+    if declared > limits.body_bytes:
+        raise _too_large(limits.body_bytes, f"{declared:,}")
+    sink = _sink(headers, declared, limits, uploads)
+    with at_most(limits.seconds, _too_slow):
+        await _pour(receive, sink, limits.body_bytes, uploads)
+        return await sink.end()
 
 
 def refuse_when_full(headers: Mapping[str, str], budget: UploadBudget) -> None:
@@ -207,16 +204,15 @@ async def _pour(receive: Receive, sink: _Sink, most: int, uploads: Uploads) -> N
             return
 
 
-def _refuse_declared_length(headers: Mapping[str, str], most: int) -> None:
-    declared = _declared_length(headers)
-    if declared > most:
-        raise _too_large(most, f"{declared:,}")
-
-
 def _declared_length(headers: Mapping[str, str]) -> int:
     """0 when the sender does not tell."""
     length = headers.get("content-length", "0")
     return int(length[:20]) if length.isdecimal() else 0
+
+
+def _too_slow(seconds: float) -> UploadIncomplete:
+    why = f"{seconds:g} s are allowed (`upload_seconds`)"
+    return UploadIncomplete("The upload took too long", why=why, fix="Send it again")
 
 
 def _too_large(most: int, size: str) -> InputTooLarge:
@@ -224,21 +220,22 @@ def _too_large(most: int, size: str) -> InputTooLarge:
     return InputTooLarge("The body is too large", why=why, fix="Send less at once")
 
 
-def _sink(headers: Mapping[str, str], limits: BodyLimits, uploads: Uploads) -> _Sink:
+def _sink(headers: Mapping[str, str], declared: int, limits: BodyLimits, uploads: Uploads) -> _Sink:
     if headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedMedia("The body is compressed", why="only plain bodies are read", fix="Send it as it is")
     told = headers.get("content-type", "")
     kind, options = (told, {}) if told == JSON else parse_options_header(told)
     if kind == JSON:
-        if _declared_length(headers) > limits.text_bytes:
-            raise _text_too_long(limits.text_bytes, limits.file_bytes, _declared_length(headers))
-        return _Json(limits.text_bytes, limits.file_bytes)
+        most = limits.text_bytes
+        if declared > most:
+            raise _text_too_long(most, limits.file_bytes, declared)
+        return _Json(most, limits.file_bytes)
     if kind == "multipart/form-data":
         return _Form(options.get("boundary", ""), limits, uploads)
     if kind in ("", "application/x-www-form-urlencoded"):
         return _UrlEncoded(min(limits.text_bytes, LONGEST_URL_ENCODED), limits.file_bytes)
     if kind == "application/octet-stream" or kind.startswith("image/"):
-        return _Whole(limits, uploads, _declared_length(headers))
+        return _Whole(limits, uploads, declared)
     raise UnsupportedMedia(
         f"A body of type {kind[:60]!r} is not read",
         fix="Send JSON, multipart/form-data, or the picture itself as image/jpeg, image/png or application/octet-stream",

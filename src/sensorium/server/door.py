@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,8 @@ T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON_TYPE = b"content-type", b"application/json"
 
 TRACE, CALLER, CLIENT = "sensorium.trace", "sensorium.caller", "sensorium.client"
 """Where a scope holds the request's id, who asks, and its `Client`, where our own server runs."""
@@ -186,7 +188,7 @@ class House:
 
     async def in_place(self, asked: Request | SensoriumError, caller: Caller) -> Request | SensoriumError:
         """The same with the caller's uploaded files in the places of their ids; or why one is not there."""
-        if not isinstance(asked, Request) or not any(source.kind == "file" for source in asked.sources()):
+        if not isinstance(asked, Request) or not _names_files(asked):
             return asked
         found: dict[Source, Source] = {}
         try:
@@ -258,14 +260,16 @@ class Door:
     async def _planned(self, visit: Visit, head: Message, uploads: Uploads) -> Plan:
         """What the message asks for; its body is gone when this ends, except for what the plan holds of it."""
         body = await read_body(head.headers, visit.receive, self._body_limits, uploads)
-        message = replace(head, fields=body.fields, files=body.files, typed=body.typed)
+        message = head._replace(fields=body.fields, files=body.files, typed=body.typed)
         with limits.use(self._house.source_limits):
             return self._facade.parse(message)
 
     async def _with_files(self, plan: Plan, caller: Caller) -> Plan:
         """The plan, with uploaded files in the places of their ids."""
+        if not any(map(_names_files, plan.requests)):
+            return plan
         requests = tuple([await self._house.in_place(asked, caller) for asked in plan.requests])
-        return replace(plan, requests=requests)
+        return plan._replace(requests=requests)
 
     def _recording(
         self, plan: Plan, service: Sensorium, trace: str, caller: Caller, at_end: Callable[[], None]
@@ -320,16 +324,14 @@ class Client:
         self._gone = False
         self._leave: list[Callable[[], None]] = []
 
-    @contextlib.contextmanager
-    def told(self, leave: Callable[[], None]) -> Iterator[None]:
-        """Have `leave` called when the client leaves while the block runs, or has left before."""
+    def tell(self, leave: Callable[[], None]) -> None:
+        """Have `leave` called when the client leaves, or has left before."""
         if self._gone:
             leave()
         self._leave.append(leave)
-        try:
-            yield
-        finally:
-            self._leave.remove(leave)
+
+    def tell_no_more(self, leave: Callable[[], None]) -> None:
+        self._leave.remove(leave)
 
     def left(self) -> None:
         self._gone = True
@@ -348,6 +350,11 @@ class Visit:
     """Where the answer is a stream."""
 
 
+def _names_files(asked: Request | SensoriumError) -> bool:
+    """Whether any of its pictures is an uploaded file, named by its id."""
+    return isinstance(asked, Request) and any(source.kind == "file" for source in asked.sources())
+
+
 def head_of(scope: Scope) -> Message:
     """The message as far as it is known before the body is read. Raises InvalidRequest for a malformed query."""
     return Message(
@@ -363,16 +370,14 @@ async def outcomes_of(
     plan: Plan, service: Sensorium, trace: str, caller: Caller, listener: Listener = ignore
 ) -> Sequence[Outcome]:
     """What became of each request, in order; the listener hears of their parts."""
-    how: dict[str, Any] = {
-        "timeout": plan.timeout,
-        "options": Options(cache=plan.cache, remote=plan.remote, max_cost=plan.max_cost),
-        "trace": trace,
-        "caller": caller,
-        "listener": listener,
-    }
+    options = Options(cache=plan.cache, remote=plan.remote, max_cost=plan.max_cost)
     asked = [request for request in plan.requests if isinstance(request, Request)]
-    outcomes = iter(await service.run_all(asked, **how))
-    whole = [next(outcomes) if isinstance(request, Request) else request for request in plan.requests]
+    whole: Sequence[Outcome] = await service.run_all(
+        asked, timeout=plan.timeout, options=options, trace=trace, caller=caller, listener=listener
+    )
+    if len(asked) < len(plan.requests):
+        outcomes = iter(whole)
+        whole = [next(outcomes) if isinstance(request, Request) else request for request in plan.requests]
     for outcome in whole:
         if isinstance(outcome, EngineFailed):
             log.error("%s", outcome, exc_info=outcome)
@@ -389,34 +394,34 @@ async def unless_gone(visit: Visit, work: Awaitable[T]) -> T | None:
         gone = True
         me.cancel()
 
-    with _told_of_leaving(visit, leave):
-        try:
-            return await work
-        except asyncio.CancelledError:
-            if gone and not me.uncancel():
-                return None
-            raise
-
-
-@contextlib.contextmanager
-def _told_of_leaving(visit: Visit, leave: Callable[[], None]) -> Iterator[None]:
-    """Have `leave` called when the client does. Only our own server says so; of others it has to be asked, by a task."""
-    client: Client | None = visit.scope.get(CLIENT)
-    if client is not None:
-        with client.told(leave):
-            yield
-        return
-    watcher = asyncio.create_task(_watch(visit.receive, leave))
+    client = visit.scope.get(CLIENT) or _Asked(visit.receive)
+    client.tell(leave)
     try:
-        yield
+        return await work
+    except asyncio.CancelledError:
+        if gone and not me.uncancel():
+            return None
+        raise
     finally:
-        watcher.cancel()
+        client.tell_no_more(leave)
 
 
-async def _watch(receive: Receive, leave: Callable[[], None]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    leave()
+class _Asked:
+    """A client of another server than ours, which does not say by itself that it leaves: it has to be asked, by a task."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+
+    def tell(self, leave: Callable[[], None]) -> None:
+        self._watcher = asyncio.create_task(self._watch(leave))
+
+    def tell_no_more(self, leave: Callable[[], None]) -> None:  # noqa: ARG002 - as of a `Client`
+        self._watcher.cancel()
+
+    async def _watch(self, leave: Callable[[], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        leave()
 
 
 def _event_log(settings: Settings) -> EventLog:
@@ -435,12 +440,9 @@ def unexpected(error: Exception) -> EngineFailed:
 
 async def send_reply(reply: Reply, send: Send, *, more: bool = False, last: bool = False) -> None:
     """`more`: the end of the answer is yet to be sent. `last`: the connection ends with it."""
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(reply.body)).encode()),
-        *reply.headers,
-        *([(b"connection", b"close")] if last else ()),
-    ]
+    headers = [JSON_TYPE, (b"content-length", b"%d" % len(reply.body)), *reply.headers]
+    if last:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body, "more_body": more})
 

@@ -121,7 +121,7 @@ class Connection(HttpToolsProtocol):
 
     def _frame(self) -> bytes:
         """The headers that say how long the body is; empty where there is none."""
-        said = [pair for pair in self.headers if pair[0] in (b"content-length", b"transfer-encoding")]
+        said = [pair for pair in self.scope["headers"] if pair[0] in (b"content-length", b"transfer-encoding")]
         return b"".join(b"%s: %s\r\n" % pair for pair in said)
 
     def on_message_begin(self) -> None:
@@ -133,16 +133,14 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._told, self._loose_bytes = True, True, 0
         self.scope[CLIENT] = self._client  # type: ignore[literal-required] # ours
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # else it is a trailer, which must not pass for a header
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         if self._framing:
             return
         self._in_head = False
-        self._expect_no_head()
+        if self._head_timer is not None:
+            self._expect_no_head()
         super().on_headers_complete()
+        self.headers = []  # what comes from here on are trailers, which must not pass for headers
 
     def on_body(self, body: bytes) -> None:
         self._told, self._loose_bytes = True, 0
@@ -158,6 +156,8 @@ class Connection(HttpToolsProtocol):
 
     def _has_room(self) -> bool:
         """Whether more may come, though requests wait."""
+        if not self.pipeline:
+            return True
         waiting = sum(len(cycle.body) for cycle, _ in self.pipeline)
         return len(self.pipeline) < MOST_PIPELINED // 2 and waiting < HIGH_WATER_LIMIT
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -256,7 +256,7 @@ class Handing(Door):
     async def _with_files(self, plan: Plan, caller: Caller) -> Plan:
         handed: Handed = plan.context
         wanted = [replace(one, request=await self._house.in_place(one.request, caller)) for one in handed.wanted]
-        return replace(plan, context=replace(handed, wanted=tuple(wanted)))
+        return plan._replace(context=replace(handed, wanted=tuple(wanted)))
 
     async def _answered(
         self,
@@ -289,12 +289,15 @@ class Postponing(Door):
         super().__init__(facade, house)
         self._jobs = jobs
 
-    async def _answered(
+    def _answered(
         self, plan: Plan, talk: Talk | None, service: Sensorium, trace: str, caller: Caller
-    ) -> Reply | None:
-        task = next((asked.task for asked in plan.requests if isinstance(asked, Request)), None)
-        if task is None or not plan.later:
-            return await super()._answered(plan, talk, service, trace, caller)
+    ) -> Coroutine[Any, Any, Reply | None]:
+        task = next((asked.task for asked in plan.requests if isinstance(asked, Request)), None) if plan.later else None
+        if task is None:
+            return super()._answered(plan, talk, service, trace, caller)
+        return self._postponed(plan, task, service, trace, caller)
+
+    async def _postponed(self, plan: Plan, task: str, service: Sensorium, trace: str, caller: Caller) -> Reply:
         await service.admit(task, caller)
         options = Options(cache=plan.cache, remote=plan.remote, max_cost=plan.max_cost)
         wanted = [Wanted(asked, options, plan.timeout) for asked in plan.requests]
@@ -385,7 +388,7 @@ def _outcome(one: Outcome) -> bytes:
 
 def _wanted(shape: native.Shape, message: Message, fields: Mapping[str, Any]) -> list[Wanted]:
     """The items of one request: several where it has a list of pictures."""
-    one = replace(message, fields=fields, query={}, headers={})
+    one = message._replace(fields=fields, query={}, headers={})
     try:
         plan = native.parse(shape, one)
     except SensoriumError as error:

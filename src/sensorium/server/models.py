@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from pydantic_core import to_json
@@ -49,7 +49,7 @@ async def reloaded(service: Sensorium, name: str, trace: str) -> Reply:
     try:
         return Reply(200, to_json(asdict(await service.models.reload(name))))
     except UnknownModel as error:  # here the model is the path, not a field
-        return replace(native.refuse(error, trace), status=404)
+        return native.refuse(error, trace)._replace(status=404)
 
 
 def pages() -> dict[str, Any]:

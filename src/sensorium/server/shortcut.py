@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,13 +19,12 @@ class Shortcut:
         self._app = app
         self._routes = {(method, route.path): route for route in routes for method in route.methods or ()}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         route = self._routes.get((scope["method"], _path(scope))) if scope["type"] == "http" else None
         if route is None:
-            await self._app(scope, receive, send)
-        else:
-            scope["route"] = route
-            await route.app(scope, receive, send)
+            return self._app(scope, receive, send)
+        scope["route"] = route
+        return route.app(scope, receive, send)
 
 
 def _path(scope: Scope) -> str:

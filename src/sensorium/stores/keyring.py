@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sensorium.engine import Caller
 from sensorium.errors import InvalidConfiguration, Unauthenticated, Unavailable
-from sensorium.stores.keys import Key, Keys, Secret, Version
+from sensorium.stores.keys import Key, Keys, Version, parts_of
 
 FRESH_SECONDS = 0.5
 """How long the keys are used without looking whether they have changed."""
@@ -46,12 +46,13 @@ class Keyring:
     async def caller(self, text: str) -> Caller:
         """Whose key this is. Raises Unauthenticated when it is not a good one."""
         arrived = time.monotonic()
-        await self._look(arrived - FRESH_SECONDS)
-        sent = Secret.of(text)
-        known = self._find(sent)
+        if self._looked < arrived - FRESH_SECONDS:
+            await self._look(arrived - FRESH_SECONDS)
+        identity, secret = parts_of(text)
+        known = self._find(identity, secret)
         if known is STRANGER:  # perhaps it was made a moment ago
             await self._look(arrived)
-            known = self._find(sent)
+            known = self._find(identity, secret)
         return self._good(known)
 
     async def signer(self, identity: str) -> tuple[Caller, str]:
@@ -74,9 +75,9 @@ class Keyring:
     async def close(self) -> None:
         await self._keys.close()
 
-    def _find(self, sent: Secret) -> Known:
-        known = self._known.get(sent.id, STRANGER)
-        return known if known.key.has(sent.secret) else STRANGER
+    def _find(self, identity: str, secret: str) -> Known:
+        known = self._known.get(identity, STRANGER)
+        return known if known.key.has(secret) else STRANGER
 
     def _good(self, known: Known) -> Caller:
         if known is STRANGER:

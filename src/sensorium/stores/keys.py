@@ -90,12 +90,6 @@ class Secret:
     def new(cls) -> Self:
         return cls(_random(ID_SIGNS, ID_LENGTH), _random(SECRET_SIGNS, SECRET_LENGTH))
 
-    @classmethod
-    def of(cls, text: str) -> Self:
-        """Taken out of what a client sent; empty parts where it is no key."""
-        identity, _, secret = text.removeprefix(PREFIX).partition("-")
-        return cls(identity, secret)
-
     @property
     def text(self) -> str:
         """What the client sends."""
@@ -162,6 +156,12 @@ class SqliteKeys:
         (changes,) = connection.execute("PRAGMA data_version").fetchone()
         version = self._database.openings, int(changes)
         return None if version == since else (version, _every(connection))
+
+
+def parts_of(text: str) -> tuple[str, str]:
+    """The id and the secret in what a client sent; empty where it is no key."""
+    identity, _, secret = text.removeprefix(PREFIX).partition("-")
+    return identity, secret
 
 
 def digest_of(secret: str) -> bytes:

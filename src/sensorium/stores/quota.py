@@ -11,6 +11,7 @@ process, of this machine (SQLite), or of several machines (`quota_redis.py`). Th
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import logging
@@ -79,7 +80,7 @@ class Limits(Frozen):
     """Requests that start in the same second. Absent: a sixtieth of a minute's, but at least 5; many providers enforce
     their minute second by second."""
 
-    @property
+    @functools.cached_property
     def starts(self) -> int | None:
         """Requests that may start in one second."""
         if self.requests_per_second or not self.requests_per_minute:
@@ -137,10 +138,10 @@ class Window:
         return max((slot + self._slots + 1) * self._width - now, 0.0) + SOON
 
     def add(self, now: float, moment: float, amount: int) -> None:
-        """Count an amount, or less than nothing, for a moment; nothing when that is long past."""
+        """Count an amount, or less than nothing, for a moment; it does not count when that is long past."""
         here = self._forget(now)
         slot = int(moment / self._width)
-        if here - slot > self._slots or not amount:
+        if here - slot > self._slots:
             return
         if slot not in self.used:
             slot = here  # else the slots would not stay in order
@@ -196,7 +197,7 @@ class Account:
         if wait > 0:
             return wait
         most = limits.concurrent or math.inf
-        if self._under_way(now, min(most, MOST_LEASES)) >= most:
+        if len(self.leases) >= min(most, MOST_LEASES) and self._under_way(now) >= most:
             return PLACE_SECONDS
         self._count(now, now, 1, tokens)
         self.leases[lease] = now + hold
@@ -213,18 +214,19 @@ class Account:
         self.closed_until = max(self.closed_until, now + seconds)
 
     def _count(self, now: float, moment: float, requests: int, tokens: int) -> None:
-        self.requests.add(now, moment, requests)
-        self.starts.add(now, moment, requests)
-        self.tokens.add(now, moment, tokens)
+        if requests:
+            self.requests.add(now, moment, requests)
+            self.starts.add(now, moment, requests)
+        if tokens:
+            self.tokens.add(now, moment, tokens)
 
-    def _under_way(self, now: float, enough: float) -> int:
-        """How many hold a place; from as many on, those who gave it up are sought out."""
-        if len(self.leases) >= enough:
-            self.leases = {lease: until for lease, until in self.leases.items() if until > now}
+    def _under_way(self, now: float) -> int:
+        """How many hold a place, once those who gave it up are sought out."""
+        self.leases = {lease: until for lease, until in self.leases.items() if until > now}
         return len(self.leases)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Lease:
     """What was reserved, until it is settled."""
 

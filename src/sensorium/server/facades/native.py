@@ -36,7 +36,7 @@ from sensorium.media.source import Source
 from sensorium.schemas.base import Request, Result, checked
 from sensorium.schemas.events import Delta, Event, Item
 from sensorium.server.facades.base import BEAT, Facade, Message, Outcome, Plan, Reply, Upload
-from sensorium.server.facades.native_page import Manner, page_of
+from sensorium.server.facades.native_page import MANNERS, Manner, manner_of, page_of
 from sensorium.server.facades.status import described, headers_of, status_of, status_of_all
 
 Decoder = Callable[[Any], Any]
@@ -113,7 +113,7 @@ def parse(shape: Shape, message: Message) -> Plan:
     fields = {**shape.from_text(message.query), **body}
     if len(fields) > MOST_FIELDS:
         raise InvalidRequest("The request has too many fields", why=f"{len(fields):,} were sent")
-    manner = checked(Manner, {name: fields.pop(name) for name in Manner.model_fields if name in fields}, "a task")
+    manner = manner_of({name: fields.pop(name) for name in MANNERS & fields.keys()}, "a task")
     asked, many = _asked(shape, message.files, fields)
     stream = _wants_events(message) if manner.stream is None else manner.stream
     if stream and many:

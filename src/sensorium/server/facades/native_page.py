@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sensorium.schemas.base import Frozen, Request
+from sensorium.schemas.base import Frozen, Request, checked
 from sensorium.schemas.examples import example_of
 
 EXAMPLE_URL = "https://example.com/cat.jpg"
@@ -32,6 +33,17 @@ class Manner(Frozen):
     """The most that the answer may cost, in US dollars, by the estimate before it is asked for. Absent: no limit."""
     stream: bool | None = None
     """Whether to tell the answer as it comes, as server-sent events. Absent: as `Accept` says."""
+
+
+MANNERS = frozenset(Manner.model_fields)
+
+USUAL = Manner()
+"""Of a caller who says nothing of it."""
+
+
+def manner_of(named: Mapping[str, Any], what: str) -> Manner:
+    """What the caller says of it, beside what they ask for. Raises InvalidRequest, as `checked`."""
+    return checked(Manner, named, what) if named else USUAL
 
 
 def page_of(request: type[Request]) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from pydantic_core import to_json
 
@@ -30,7 +29,7 @@ from sensorium.schemas.ask import Message as Said
 from sensorium.schemas.base import Result, Usage, checked
 from sensorium.schemas.events import Delta, Event
 from sensorium.server.facades.base import BEAT, Facade, Message, Outcome, Plan, Reply
-from sensorium.server.facades.native_page import Manner
+from sensorium.server.facades.native_page import Manner, manner_of
 from sensorium.server.facades.openai_page import MANNER, operation
 from sensorium.server.facades.status import headers_of, sentence, status_of
 
@@ -77,8 +76,7 @@ WORTH_RETRYING = {errors.UploadIncomplete, errors.Overloaded, errors.RateLimited
 _FIELD = re.compile(r"`([a-zA-Z][\w.\[\]]{0,60})`")
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What an answer needs to know of its question."""
 
     id: str
@@ -96,7 +94,7 @@ def parse(message: Message) -> Plan:
         raise InvalidRequest("The body is not JSON", fix="Send it with `Content-Type: application/json`")
     stream = _flag(fields, "stream")
     options = fields.get("stream_options") or {}
-    usage = stream and isinstance(options, Mapping) and bool(options.get("include_usage"))
+    usage = stream and isinstance(options, dict) and bool(options.get("include_usage"))
     asked = _request(fields)
     model = asked.model or ""
     context = Context(f"chatcmpl-{message.trace}", model, usage, message.trace, int(time.time()))
@@ -128,7 +126,7 @@ def render(outcomes: Sequence[Outcome], context: Context) -> Reply:
         "choices": [choice],
         "usage": usage_of(answer.meta.usage),
     }
-    took = str(round(answer.meta.seconds * 1000)).encode()
+    took = b"%d" % round(answer.meta.seconds * 1000)
     return Reply(200, to_json(body), ((b"openai-processing-ms", took),))
 
 
@@ -230,13 +228,14 @@ def _request(fields: Mapping[str, Any]) -> AskRequest:
         "max_tokens": longest,
         "stop": (stop,) if isinstance(stop, str) else stop,
         "json_schema": _schema(fields.get("response_format")),
-        **{name: fields.get(name) for name in PASSED_ON},
     }
+    for name in PASSED_ON:
+        asked[name] = fields.get(name)
     return checked(AskRequest, {name: value for name, value in asked.items() if value is not None}, "a chat completion")
 
 
 def _manner(fields: Mapping[str, Any]) -> Manner:
-    return checked(Manner, {name: fields[name] for name in MANNER if fields.get(name) is not None}, "a chat completion")
+    return manner_of({name: fields[name] for name in MANNER if fields.get(name) is not None}, "a chat completion")
 
 
 def _refuse_unanswerable(fields: Mapping[str, Any]) -> None:
@@ -245,7 +244,7 @@ def _refuse_unanswerable(fields: Mapping[str, Any]) -> None:
     if fields.get("modalities") not in (None, ["text"]):
         raise InvalidRequest("`modalities` must be text", why="answers are not spoken")
     choice = fields.get("tool_choice")
-    if choice == "required" or isinstance(choice, Mapping):
+    if choice == "required" or isinstance(choice, dict):
         raise InvalidRequest(
             "`tool_choice` cannot be kept", why="tools are not called here", fix="Ask for JSON by `response_format`"
         )
@@ -256,26 +255,28 @@ def _messages(value: Any) -> Iterator[Said]:
         raise InvalidRequest("`messages` is empty", fix='Send `[{"role": "user", "content": "..."}]`')
     for number, one in enumerate(value):
         place = f"messages[{number}]"
-        if not isinstance(one, Mapping):
+        if not isinstance(one, dict):
             raise InvalidRequest(f"`{place}` is no message", fix='Write it as `{"role": "user", "content": "..."}`')
-        role = ROLES.get(str(one.get("role")))
+        role, content = ROLES.get(str(one.get("role"))), one.get("content")
         if role is None:
             raise InvalidRequest(f"`{place}.role` is none that is known here", fix=f"Use one of: {', '.join(ROLES)}")
-        if role != "user" and one.get("content") in (None, "", []):
+        if role != "user" and content in (None, "", []):
             continue  # as programs send that keep a history, or have no instructions
-        yield Said.model_construct(role=role, parts=tuple(_parts(one.get("content"), f"{place}.content")))
+        yield Said.model_construct(role=role, parts=_parts(content, f"{place}.content"))
 
 
-def _parts(content: Any, place: str) -> Iterator[Words | Picture]:
+def _parts(content: Any, place: str) -> tuple[Words | Picture, ...]:
+    if isinstance(content, str) and content:
+        return (Words.model_construct(text=content),)
     written = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(written, list) or not all(isinstance(one, Mapping) for one in written):
+    if not isinstance(written, list) or not all(isinstance(one, dict) for one in written):
         raise InvalidRequest(
             f"`{place}` is neither text nor a list of parts", fix='Send text, or `[{"type": "text", ...}]`'
         )
-    parts = [_part(one, f"{place}[{number}]") for number, one in enumerate(written)]
+    parts = tuple([_part(one, f"{place}[{number}]") for number, one in enumerate(written)])
     if not any(isinstance(one, Picture) or one.text for one in parts):
         raise InvalidRequest(f"`{place}` is empty", why="a prompt has at least one sign", fix="Say what you ask")
-    return iter(parts)
+    return parts
 
 
 def _part(part: Mapping[str, Any], place: str) -> Words | Picture:
@@ -313,13 +314,15 @@ def _file(value: Any, place: str) -> Picture:
 
 def _schema(wanted: Any) -> Mapping[str, Any] | None:
     """The JSON schema that an answer must keep."""
-    kind = wanted.get("type") if isinstance(wanted, Mapping) else wanted
+    if wanted is None:
+        return None
+    kind = wanted.get("type") if isinstance(wanted, dict) else wanted
     if kind in (None, "text"):
         return None
     if kind == "json_object":
         return ANY_OBJECT
-    schema = wanted.get("json_schema") if isinstance(wanted, Mapping) and kind == "json_schema" else None
-    if isinstance(schema, Mapping) and isinstance(schema.get("schema"), Mapping):
+    schema = wanted.get("json_schema") if isinstance(wanted, dict) and kind == "json_schema" else None
+    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
         return cast("Mapping[str, Any]", schema["schema"])
     raise InvalidRequest(
         "`response_format` is none that is known here",
