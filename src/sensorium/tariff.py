@@ -47,9 +47,8 @@ class Tariff:
         conversation = request.conversation()
         pictures = [part for message in conversation for part in message.parts if isinstance(part, Picture)]
         seen = sum(await asyncio.gather(*map(self._seen, pictures))) if pictures else 0
-        said = await _counted(
-            [part.text for message in conversation for part in message.parts if isinstance(part, Words)]
-        )
+        texts = [part.text for message in conversation for part in message.parts if isinstance(part, Words)]
+        said = _words(texts) if sum(map(len, texts)) < LONG else await in_thread(_words, texts)
         around = pricing.AROUND * (1 + len(conversation))
         return ESTIMATE.altered(input_tokens=seen + said + around, output_tokens=request.max_tokens, image_tokens=seen)
 
@@ -65,10 +64,6 @@ class Tariff:
     async def _seen(self, picture: Picture) -> int:
         width, height = await _size(picture.image)
         return pricing.estimate(self._rule, width, height, picture.detail).tokens
-
-
-async def _counted(texts: list[str]) -> int:
-    return _words(texts) if sum(map(len, texts)) < LONG else await in_thread(_words, texts)
 
 
 def _words(texts: list[str]) -> int:

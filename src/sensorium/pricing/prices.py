@@ -71,7 +71,7 @@ def price(
     The first call in a process loads the published prices, which takes a third of a second; then it is a look-up.
     """
     table, cached_tokens = _CURRENT.get(), min(cached_tokens, input_tokens)
-    own = table.get(model) or table.get(model.partition("/")[2])
+    own = (table.get(model) or table.get(model.partition("/")[2])) if table else None
     if own is not None:
         return own.of(input_tokens, output_tokens, cached_tokens)
     # By the hour: some providers are cheaper at night.
