@@ -118,7 +118,7 @@ class Call:
     listener: Listener = ignore
     runner: Runner = alone
     deadline: float | None = None
-    """When the caller stops waiting, on the clock of `time.monotonic`."""
+    """When the caller stops waiting, on the clock of `time.monotonic`. Whoever sets it ends the work then."""
     caller: Caller = LOCAL
     trace: str = field(default_factory=new_trace)
     options: Options = Options()

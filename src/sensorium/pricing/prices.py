@@ -73,7 +73,7 @@ def price(
     table, cached_tokens = _CURRENT.get(), min(cached_tokens, input_tokens)
     if not (table or published):
         return None
-    own = table.get(model) or table.get(model.partition("/")[2])
+    own = (table.get(model) or table.get(model.partition("/")[2])) if table else None
     if own is not None:
         return own.of(input_tokens, output_tokens, cached_tokens)
     # By the hour: some providers are cheaper at night.

@@ -7,13 +7,12 @@ when their answer has not been read to its end, so a caller that leaves ends the
 from __future__ import annotations
 
 import asyncio
-import functools
 import ipaddress
 import threading
 import time
 import urllib.request
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -85,7 +84,8 @@ class Client:
     """One engine's way to its provider. Belongs to the event loop that it is first used in."""
 
     def __init__(self, called: str, patience: Patience) -> None:
-        self._called, self._patience = called, patience
+        self.patience = patience
+        self._called = called
         self._pool: _Pool | None = None
         self._ways: dict[str, _Way] = {}
 
@@ -94,12 +94,11 @@ class Client:
 
         Raises what `refusals` makes of an answer that is none, ProviderFailed, StreamBroken, or DeadlineExceeded.
         """
-        start = time.monotonic()
-        response = await self._answered(question, call)
+        body = await self._answered(question, call)
         try:
-            return self._value(await self._whole(response, call, start))
+            return self._value(await body.whole())
         finally:
-            response.close()  # which leaves a connection alone whose answer was read to its end
+            body.close()
 
     async def listen(self, question: Question, call: Call) -> AsyncGenerator[Iterable[Any], None]:
         """The stream's events as JSON values, those together that came together; close it to leave early.
@@ -107,17 +106,17 @@ class Client:
         `DONE` stands for the end mark. Raises as `ask`, StreamBroken for a stream that is cut or stalls; to go through
         values raises it for one that is malformed.
         """
-        events, start = Events(), time.monotonic()
-        response = await self._answered(question, call)
+        events = Events()
+        body = await self._answered(question, call)
         try:
-            while read := await self._read(response, call, start):
+            while read := await body.read():
                 found = events.feed(read)
                 if found and found[-1] == END_MARK:
-                    await _part(response)
+                    await body.part()
                 yield map(self._event, found)
             yield map(self._event, events.finish())
         finally:
-            response.close()
+            body.close()
 
     def close(self) -> None:
         """Give the connections back, once no other engine uses them. Call it in a thread."""
@@ -125,15 +124,16 @@ class Client:
         if pool is not None:
             pool.leave()
 
-    async def _answered(self, question: Question, call: Call) -> aiohttp.ClientResponse:
-        """The head of an answer that is one; whoever gets it closes it."""
+    async def _answered(self, question: Question, call: Call) -> _Body:
+        """The body of an answer that is one; whoever gets it closes it."""
+        start = time.monotonic()
         response = await self._posted(question, call)
-        packed = response.headers.get("Content-Encoding", PACKED).lower() != PACKED
-        if response.status == 200 and not packed:
-            return response
+        packed = response.headers.get("Content-Encoding", PACKED)
+        if response.status == 200 and (packed is PACKED or packed.lower() == PACKED):
+            return _Body(self, response, call, start)
         try:
             if response.status == 200:
-                raise self._failed(StreamBroken, "it came packed, unasked")
+                raise self.failed(StreamBroken, "it came packed, unasked")
             raise await self._refusal(response, question)
         finally:
             response.close()
@@ -144,70 +144,32 @@ class Client:
         if self._pool is None or not self._pool.is_here():
             self.close()
             self._pool = _Pool.join()
-        seconds = _shorter(self._patience.first, call)
+        seconds = own_limit(self.patience.first, call)
         try:
-            way = self._way(question.url)
-            async with asyncio.timeout(seconds):
+            way = self._ways.get(question.url) or self._way(question.url)
+            async with nullcontext() if seconds is None else asyncio.timeout(seconds):
                 return await self._pool.session.post(
                     way.url,
-                    data=_payload(question.body),
-                    headers={"Content-Type": "application/json", "Accept-Encoding": PACKED, **question.headers},
+                    data=question.body,
+                    headers=question.headers,
                     allow_redirects=False,  # they would take the key elsewhere
                     timeout=way.timeout,
                     proxy=way.proxy,
                 )
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
-                raise self._silent(seconds, call) from error
+            if seconds is not None and isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
+                raise self.silent(seconds, call) from error
             unreached = isinstance(error, aiohttp.ClientConnectorError)
-            raise self._failed(
-                ProviderFailed, _reason(error, question.place), UNREACHED if unreached else ""
-            ) from error
+            raise self.failed(ProviderFailed, _reason(error, question.place), UNREACHED if unreached else "") from error
 
     def _way(self, url: str) -> _Way:
         """Looked up once: of an engine's questions all go to one address, or to few."""
         import aiohttp
         import yarl
 
-        way = self._ways.get(url)
-        if way is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._patience.connect)
-            way = self._ways[url] = _Way(yarl.URL(url), _proxy(url), timeout)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.patience.connect)
+        way = self._ways[url] = _Way(yarl.URL(url), _proxy(url), timeout)
         return way
-
-    async def _whole(self, response: aiohttp.ClientResponse, call: Call, start: float) -> bytes:
-        reads, size = [], 0
-        while read := await self._read(response, call, start):
-            reads.append(read)
-            size += len(read)
-            if size > LARGEST_ANSWER:
-                raise self._failed(StreamBroken, f"it has over {LARGEST_ANSWER:,} bytes")
-        return b"".join(reads)
-
-    async def _read(self, response: aiohttp.ClientResponse, call: Call, start: float) -> bytes:
-        """What has come of the body; nothing where the provider ended it. Raises where it breaks off, or stalls.
-
-        It was asked for at `start`.
-        """
-        import aiohttp
-
-        content = response.content
-        try:
-            here = content.read_nowait()
-            if here or content.at_eof():  # without the price of a timeout
-                return here
-            begun = content.total_bytes > 0
-            allowed = self._patience.stall if begun else start + self._patience.first - time.monotonic()
-            seconds = _shorter(allowed, call)
-            async with asyncio.timeout(seconds):
-                return await content.readany()
-        except TimeoutError as error:
-            if not begun:
-                raise self._silent(time.monotonic() - start, call) from error
-            call.remaining()
-            raise self._failed(StreamBroken, f"it fell silent for {seconds:.3g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._failed(StreamBroken, "it was cut off") from error
 
     async def _refusal(self, response: aiohttp.ClientResponse, question: Question) -> SensoriumError:
         body = bytearray()
@@ -223,21 +185,109 @@ class Client:
 
     def _value(self, data: bytes) -> Any:
         if len(data) > MOST_VALUES and sum(map(data.count, b"{[,:")) > MOST_VALUES:
-            raise self._failed(StreamBroken, f"it has over {MOST_VALUES:,} values")
+            raise self.failed(StreamBroken, f"it has over {MOST_VALUES:,} values")
         try:
             return from_json(data)
         except ValueError as error:
-            raise self._failed(StreamBroken, "it is no JSON") from error
+            raise self.failed(StreamBroken, "it is no JSON") from error
 
-    def _silent(self, seconds: float, call: Call) -> ProviderFailed:
+    def silent(self, seconds: float, call: Call) -> ProviderFailed:
         call.remaining()
         error = ProviderFailed(f"{self._called} did not answer", why=f"nothing came within {seconds:.3g} s")
         # To wait as long once more helps nobody: another model might.
         return final(error)
 
-    def _failed(self, kind: type[ProviderFailed], why: str, fix: str = "") -> ProviderFailed:
+    def failed(self, kind: type[ProviderFailed], why: str, fix: str = "") -> ProviderFailed:
         what = "'s answer broke" if kind is StreamBroken else " cannot be asked"
         return kind(f"{self._called}{what}", why=why, fix=fix)
+
+
+class _Body:
+    """What comes of an answer after its head, asked for at `start`."""
+
+    __slots__ = ("_call", "_client", "_content", "_due", "_loop", "_response", "_seconds", "_start", "_timer")
+
+    def __init__(self, client: Client, response: aiohttp.ClientResponse, call: Call, start: float) -> None:
+        self._client, self._response, self._call, self._start = client, response, call, start
+        self._content = response.content
+        self._loop = asyncio.get_running_loop()
+        self._seconds = 0.0
+        self._due: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def whole(self) -> bytes:
+        """All of it, within `LARGEST_ANSWER`."""
+        reads, size = [], 0
+        while read := await self.read():
+            reads.append(read)
+            size += len(read)
+            if size > LARGEST_ANSWER:
+                raise self._client.failed(StreamBroken, f"it has over {LARGEST_ANSWER:,} bytes")
+            if self._content.at_eof():
+                break
+        return b"".join(reads)
+
+    async def read(self) -> bytes:
+        """What has come of it; nothing where the provider ended it. Raises where it breaks off, or stalls."""
+        import aiohttp
+
+        content = self._content
+        begun = content.total_bytes > 0
+        try:
+            here = content.read_nowait()
+            if here or content.at_eof():  # without the price of a wait
+                return here
+            patience = self._client.patience
+            allowed = patience.stall if begun else self._start + patience.first - time.monotonic()
+            self._wait(own_limit(allowed, self._call))
+            return await content.readany()
+        except TimeoutError as error:
+            if not begun:
+                raise self._client.silent(time.monotonic() - self._start, self._call) from error
+            self._call.remaining()
+            raise self._client.failed(StreamBroken, f"it fell silent for {self._seconds:.3g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._client.failed(StreamBroken, "it was cut off") from error
+        finally:
+            self._due = None
+
+    async def part(self) -> None:
+        """Read what is left after the end mark: nothing, but for a broken provider."""
+        if self._content.at_eof():
+            return
+        with suppress(Exception):
+            async with asyncio.timeout(PARTING_SECONDS):
+                await self._content.readany()
+
+    def close(self) -> None:
+        """Give the connection back, or close it where the answer was not read to its end."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._response.closed:
+            self._response.close()
+
+    def _wait(self, seconds: float | None) -> None:
+        """Have what is awaited next fail after so many seconds.
+
+        One timer serves all waits of an answer: it is left alone where it rings too early, since a timer for each piece
+        costs as much as the piece.
+        """
+        if seconds is None:
+            return
+        self._seconds, self._due = seconds, self._loop.time() + seconds
+        if self._timer is None or self._due < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._due is None:
+            return  # nobody waits: the next wait sets it
+        if self._loop.time() < self._due:
+            self._timer = self._loop.call_at(self._due, self._look)
+        else:
+            self._content.set_exception(TimeoutError())
 
 
 class _Way(NamedTuple):
@@ -257,13 +307,16 @@ class _Pool:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         import aiohttp
 
+        from sensorium.runtimes.post import Post
+
         self._loop, self._users = loop, 0
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),  # how many at once, the quotas say
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,  # it would also send what stands in ~/.netrc in place of our key
-            headers={"User-Agent": "sensorium"},
+            headers={"User-Agent": "sensorium", "Content-Type": "application/json", "Accept-Encoding": PACKED},
+            request_class=Post,
         )
 
     @classmethod
@@ -300,44 +353,15 @@ def _loop_here() -> asyncio.AbstractEventLoop | None:
     return None
 
 
-def _payload(pieces: tuple[bytes, ...]) -> aiohttp.payload.Payload:
-    """A body that is written piece by piece."""
-    made = _pieces()(pieces)
-    made._size = sum(map(len, pieces))
-    return made
+def own_limit(seconds: float, call: Call) -> float | None:
+    """For how long to wait for the provider; None where the caller's deadline comes first, for that ends the wait by itself.
 
-
-@functools.cache
-def _pieces() -> type[aiohttp.payload.Payload]:
-    """Made at the first question, since aiohttp is heavy; once, since making a class is slow."""
-    from aiohttp import payload
-    from aiohttp.abc import AbstractStreamWriter
-
-    class Pieces(payload.Payload):
-        _value: tuple[bytes, ...]
-
-        def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-            return b"".join(self._value).decode(encoding, errors)
-
-        async def write(self, writer: AbstractStreamWriter) -> None:
-            for piece in self._value:
-                await writer.write(piece)
-
-    return Pieces
-
-
-async def _part(response: aiohttp.ClientResponse) -> None:
-    """Read what is left after the end mark: nothing, but for a broken provider."""
-    if response.content.at_eof():
-        return
-    with suppress(Exception):
-        async with asyncio.timeout(PARTING_SECONDS):
-            await response.content.readany()
-
-
-def _shorter(seconds: float, call: Call) -> float:
+    Raises as `call.patience`.
+    """
     left = call.patience()
-    return seconds if left is None else min(seconds, left)
+    if left is None or left > seconds:
+        return seconds
+    return None if call.begin_by is None or call.heard else left
 
 
 def _proxy(url: str) -> str | None:

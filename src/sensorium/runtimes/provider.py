@@ -157,8 +157,7 @@ async def shown(conversation: Iterable[Message], *, by_url: bool) -> list[Shown]
 
     Raises as `Source.read`, and UnidentifiedMedia or UnsupportedMedia for what is no picture.
     """
-    pictures = [part for said in conversation for part in said.parts if isinstance(part, Picture)]
-    return [await _shown(picture, by_url) for picture in pictures]
+    return [await _shown(part, by_url) for said in conversation for part in said.parts if isinstance(part, Picture)]
 
 
 async def _shown(picture: Picture, by_url: bool) -> Shown:
@@ -183,9 +182,9 @@ MARK = f"~{secrets.token_hex(16)}~"
 
 def pieces(body: Mapping[str, Any], pictures: Iterable[Shown]) -> tuple[bytes, ...]:
     """The body as JSON in pieces: each MARK in it gives way to a picture's base64, which is not copied for that."""
-    said = to_json(body).split(MARK.encode())
-    made = [said[0]]
-    for picture, following in zip((one for one in pictures if one.url is None), said[1:], strict=True):
+    first, *rest = to_json(body).split(MARK.encode())
+    made = [first]
+    for picture, following in zip([one for one in pictures if one.url is None], rest, strict=True):
         made += [picture.data, following]
     return tuple(made)
 
@@ -197,13 +196,17 @@ def system_of(conversation: Iterable[Message]) -> str | None:
 
 
 def words_of(message: Message) -> str:
-    return "\n".join(part.text for part in message.parts if isinstance(part, Words))
+    return "\n".join([part.text for part in message.parts if isinstance(part, Words)])
 
 
 def chosen(request: AskRequest, names: Mapping[str, str], leave_out: Collection[str]) -> dict[str, Any]:
     """Those of a request's settings that were given, by the provider's names, without those that the model does not take."""
-    given = {name: getattr(request, name) for name in names if name not in leave_out}
-    return {names[name]: value for name, value in given.items() if value is not None and value != ()}
+    given = {}
+    for name, theirs in names.items():
+        value = getattr(request, name)
+        if value is not None and value != () and name not in leave_out:
+            given[theirs] = value
+    return given
 
 
 class Reader(ABC):
@@ -229,7 +232,7 @@ class Reader(ABC):
         """The words of an answer that is no stream."""
 
 
-UNSTAMPED = Answer(text="")
+UNSTAMPED, NOTHING = Answer(text=""), Usage()
 
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
@@ -316,8 +319,16 @@ def closed(schema: Any) -> Any:
 
 def count(account: Mapping[str, Any], *names: str) -> int:
     """The sum of these numbers of an account, of which any may be missing; at most `MOST_TOKENS`."""
-    return min(MOST_TOKENS, _sum(account, names))
+    total = 0
+    for name in names:
+        value = account.get(name)
+        if isinstance(value, int) and value > 0:
+            total += value
+    return min(MOST_TOKENS, total)
 
 
-def _sum(account: Mapping[str, Any], names: Iterable[str]) -> int:
-    return sum(value for name in names if isinstance(value := account.get(name), int) and value > 0)
+def usage(*, input_tokens: int, output_tokens: int, cached_tokens: int, image_tokens: int | None = None) -> Usage:
+    """What an answer took, of numbers that `count` gave and that need no checking."""
+    return NOTHING.altered(
+        input_tokens=input_tokens, output_tokens=output_tokens, cached_tokens=cached_tokens, image_tokens=image_tokens
+    )

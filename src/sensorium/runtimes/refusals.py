@@ -190,4 +190,4 @@ def _clean(message: str, secret: str | None) -> str:
 
 def printable(text: str) -> str:
     """The text with a space in place of each sign that cannot be shown in a line."""
-    return _UNPRINTABLE.sub(" ", text)
+    return text if text.isprintable() else _UNPRINTABLE.sub(" ", text)

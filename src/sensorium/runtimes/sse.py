@@ -23,7 +23,7 @@ class Events:
         self._longest = longest
         self._line: list[bytes] = []
         self._data: list[bytes] = []
-        self._held = 0
+        self._held = self._open = 0
         self._begun = self._after_cr = False
         self._kind, self.kinds = b"", []
 
@@ -37,40 +37,45 @@ class Events:
         if b"\r" in read:
             self._after_cr = read.endswith(b"\r")
             read = read.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        head, *lines = read.split(b"\n")
-        self._hold(head)
+        *lines, rest = read.split(b"\n")
         found: list[bytes] = []
         self.kinds = []
-        for following in lines:
-            self._end_line(found)
-            self._hold(following)
+        for line in lines:
+            if self._line:
+                self._line.append(line)
+                line, self._line, self._open = b"".join(self._line), [], 0
+            self._end_line(line, found)
+        if rest:
+            self._line.append(rest)
+            self._open += len(rest)
+            self._bound(self._open)
         return found
 
     def finish(self) -> list[bytes]:
         """The last event of a body that ends well, though without an empty line."""
         return self.feed(b"\n\n")
 
-    def _hold(self, part: bytes) -> None:
-        self._held += len(part)
-        if self._held > self._longest:
+    def _bound(self, line: int) -> None:
+        if self._held + line > self._longest:
             raise StreamBroken("The stream cannot be read", why=f"an event has over {self._longest:,} bytes")
-        if part:
-            self._line.append(part)
 
-    def _end_line(self, found: list[bytes]) -> None:
-        line = b"".join(self._line)
-        self._line = []
+    def _end_line(self, line: bytes, found: list[bytes]) -> None:
         if not self._begun:
             line, self._begun = line.removeprefix(_BOM), True
         if not line:
-            data, self._data, self._held = b"\n".join(self._data), [], 0
-            if data:
-                found.append(data)
-                self.kinds.append(self._kind)
+            if self._data:
+                self._end_event(found)
             self._kind = b""
-        elif line.startswith(b"data:"):
+            return
+        self._bound(len(line))
+        if line.startswith(b"data:"):
             self._data.append(line[5:].removeprefix(b" "))
-        else:
-            self._held -= len(line)
-            if line.startswith(b"event:"):
-                self._kind = line[6:].removeprefix(b" ")
+            self._held += len(line)
+        elif line.startswith(b"event:"):
+            self._kind = line[6:].removeprefix(b" ")
+
+    def _end_event(self, found: list[bytes]) -> None:
+        data, self._data, self._held = b"\n".join(self._data), [], 0
+        if data:
+            found.append(data)
+            self.kinds.append(self._kind)

@@ -383,6 +383,13 @@ async def test_no_answer_at_all_is_waited_for_no_longer_than_the_card_says(
 
 
 @each_kind
+async def test_a_stream_may_take_longer_than_any_silence_in_it(service: Make, kind: str) -> None:
+    card = hasty(kind, "slow-tokens-0.05", first_seconds=0.5, stall_seconds=0.4)
+    words, answer = await streamed(await service(card), AskRequest(model="hasty", prompt="?"))
+    assert "".join(words) == answer.text == ANSWER
+
+
+@each_kind
 @pytest.mark.parametrize("model", ["hang", "stall-2", "endless", "slow-tokens-5"])
 async def test_the_callers_deadline_is_over_all(service: Make, provider: Upstream, kind: str, model: str) -> None:
     raised, _ = await failure(await service(), question(kind, model), stream=True, timeout=0.3)

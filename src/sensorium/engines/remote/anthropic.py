@@ -9,7 +9,6 @@ from sensorium.engine import Call, Card, Host
 from sensorium.runtimes import provider
 from sensorium.runtimes.http import Question
 from sensorium.schemas.ask import Answer, AskRequest, Ending, Message, Words
-from sensorium.schemas.base import Usage
 
 REQUIRES = ("aiohttp",)
 
@@ -171,7 +170,7 @@ class _Reader(provider.Reader):
         if not told.get("usage"):
             return
         counts = self._counts = {**self._counts, **told["usage"]}
-        self.usage = Usage(
+        self.usage = provider.usage(
             input_tokens=provider.count(
                 counts, "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"
             ),

@@ -11,7 +11,6 @@ from sensorium.errors import ContentFiltered
 from sensorium.runtimes import provider
 from sensorium.runtimes.http import Question
 from sensorium.schemas.ask import Answer, AskRequest, Ending, Message, Words
-from sensorium.schemas.base import Usage
 
 REQUIRES = ("aiohttp",)
 
@@ -181,7 +180,7 @@ class _Reader(provider.Reader):
             return
         details = account.get("promptTokensDetails") or ()
         images = sum(provider.count(detail, "tokenCount") for detail in details if detail.get("modality") == "IMAGE")
-        self.usage = Usage(
+        self.usage = provider.usage(
             input_tokens=provider.count(account, "promptTokenCount"),
             output_tokens=provider.count(account, "candidatesTokenCount", "thoughtsTokenCount"),
             image_tokens=images or None,

@@ -11,7 +11,6 @@ from sensorium.engine import Call, Card, Host
 from sensorium.runtimes import provider
 from sensorium.runtimes.http import Question
 from sensorium.schemas.ask import Answer, AskRequest, Ending, Message, Words
-from sensorium.schemas.base import Usage
 
 REQUIRES = ("aiohttp",)
 
@@ -161,8 +160,9 @@ class Engine(provider.Engine[Quirks]):
         return [{"role": said.role, "content": self._content(said, waiting)} for said in conversation]
 
     def _content(self, said: Message, pictures: Any) -> str | list[dict[str, Any]]:
-        if all(isinstance(part, Words) for part in said.parts):
-            return provider.words_of(said)  # which every server understands; some take lists from users only
+        words = [part.text for part in said.parts if isinstance(part, Words)]
+        if len(words) == len(said.parts):
+            return "\n".join(words)  # which every server understands; some take lists from users only
         return [
             {"type": "text", "text": part.text} if isinstance(part, Words) else self._picture(next(pictures))
             for part in said.parts
@@ -194,11 +194,11 @@ class _Reader(provider.Reader):
             raise ValueError(reason)
         if reason:
             self.ending = ENDINGS.get(reason, "stop")
-        words = _text(said.get("content"))
-        refused = _text(said.get("refusal"))
-        if refused:
-            self.ending = "content_filter"
-        return words + refused
+        words, refused = _text(said.get("content")), said.get("refusal")
+        if not refused:
+            return words
+        self.ending = "content_filter"
+        return words + _text(refused)
 
     def _account(self, told: dict[str, Any]) -> None:
         if isinstance(told.get("model"), str):
@@ -207,7 +207,7 @@ class _Reader(provider.Reader):
         if not account:
             return
         details = account.get("prompt_tokens_details") or {}
-        self.usage = Usage(
+        self.usage = provider.usage(
             input_tokens=provider.count(account, "prompt_tokens"),
             output_tokens=provider.count(account, "completion_tokens"),
             image_tokens=provider.count(details, "image_tokens") or None,
