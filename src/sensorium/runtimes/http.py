@@ -150,7 +150,7 @@ class Client:
             async with nullcontext() if seconds is None else asyncio.timeout(seconds):
                 return await self._pool.session.post(
                     way.url,
-                    data=question.body,
+                    data=self._pool.body(question.body),
                     headers=question.headers,
                     allow_redirects=False,  # they would take the key elsewhere
                     timeout=way.timeout,
@@ -307,16 +307,15 @@ class _Pool:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         import aiohttp
 
-        from sensorium.runtimes.post import Post
+        from sensorium.runtimes.post import Pieces
 
-        self._loop, self._users = loop, 0
+        self._loop, self._users, self.body = loop, 0, Pieces
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),  # how many at once, the quotas say
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,  # it would also send what stands in ~/.netrc in place of our key
             headers={"User-Agent": "sensorium", "Content-Type": "application/json", "Accept-Encoding": PACKED},
-            request_class=Post,
         )
 
     @classmethod
