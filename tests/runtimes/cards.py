@@ -55,9 +55,9 @@ class _Session:
     def get_provider_options(self) -> dict[str, dict[str, str]]:
         return {CUDA: self._options, CPU: {}}
 
-    def run(self, names: None, feed: dict[str, Any]) -> Any:
+    def run(self, names: None, feed: dict[str, Any], options: Any) -> Any:
         size = len(next(iter(feed.values())))
         self._card.batches.append(size)
         if size > self._card.room:
             raise RuntimeException(FULL)
-        return self._bare.run(names, feed)
+        return self._bare.run(names, feed, options)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensorium.errors import EngineFailed, InvalidModel, Overloaded, ServiceClosed
-from sensorium.runtimes.onnx import Port, Session
+from sensorium.runtimes.onnx import GIVES_BACK_EVERY, Port, Session
 from sensorium.telemetry import TELEMETRY
 from tests.runtimes.graphs import lookup, total
+
+STATM = Path("/proc/self/statm")
 
 
 class Held:
@@ -28,11 +32,11 @@ class Held:
         self.batches: list[list[list[int]]] = []
         session._session = self
 
-    def run(self, names: None, feed: Mapping[str, Any]) -> Any:
+    def run(self, names: None, feed: Mapping[str, Any], options: Any) -> Any:
         self.batches.append(feed["place"].tolist())
         self.entered.release()
         assert self.open.wait(20)
-        return self.inner.run(names, feed)
+        return self.inner.run(names, feed, options)
 
 
 def place(*numbers: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
@@ -290,6 +294,29 @@ async def test_runs_are_timed_by_model_and_their_batches_measured(opened: Opened
     await asyncio.to_thread(session.close)
     assert [new - old for new, old in zip(batches.numbers(), before[0], strict=True)] == [1] * len(before[0])
     assert runs.count == before[1] + 1
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="the system does not tell how much memory is in use")
+@pytest.mark.parametrize("many_shapes", [True, False])
+def test_what_a_large_input_took_is_given_back_where_inputs_come_in_many_sizes(
+    opened: Opened, many_shapes: bool
+) -> None:
+    session = opened(total(), many_shapes=many_shapes)
+    (name,) = [port.name for port in session.inputs]
+    large, small = ({name: np.zeros((size, 2), np.float32)} for size in (8_000_000, 1))
+    session.run_here(small)  # what the first run takes is always kept
+    before = _resident_mib()
+    session.run_here(large)
+    kept = _resident_mib() - before
+    assert kept > 50
+    for _ in range(GIVES_BACK_EVERY):
+        session.run_here(small)
+    left = _resident_mib() - before
+    assert left < 20 if many_shapes else left > 50
+
+
+def _resident_mib() -> float:
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def test_what_is_no_model_is_refused() -> None:

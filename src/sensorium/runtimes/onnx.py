@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import itertools
 import logging
 import math
 import threading
@@ -44,6 +45,11 @@ log = logging.getLogger("sensorium.device")
 
 GPU_RUNNERS = 2
 """Runner threads of a session on a graphics card: while one waits for the card, the other hands out and gathers."""
+
+GIVES_BACK_EVERY = 4
+"""Runs after which a session whose inputs come in many sizes lets go of memory that it does not use. Without, what the largest
+ones took together is kept for ever: text detection in seven sizes on two threads came to 490 MB, and to a median of 330 MB with
+this, at no cost that could be measured; after each run, to 260 MB at a sixth more time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,7 @@ class Session:
         self.name = name
         self._open = partial(_open, model, name, many_shapes)
         self._session = self._open(device)
+        self._turns = itertools.cycle([*[None] * (GIVES_BACK_EVERY - 1), _giving_back()] if many_shapes else [None])
         self.device = devices.used_by(self._session)
         """What it computes on: `cpu`, or `cuda:` and a number."""
         self.skipped: tuple[Skipped, ...] = ()
@@ -333,7 +340,7 @@ class Session:
         if session is None:
             raise self._closed_error()
         try:
-            return dict(zip(self._names, session.run(None, feed), strict=True))
+            return dict(zip(self._names, session.run(None, feed, next(self._turns)), strict=True))
         except Exception as error:
             if self.device == "cpu" or not devices.is_out_of_memory(error):
                 raise
@@ -392,6 +399,15 @@ def _open(model: Path | bytes, name: str, many_shapes: bool, device: str) -> Any
         raise InvalidModel(
             f"Model {name} cannot be loaded", why=str(error), fix="Install or export it again"
         ) from error
+
+
+def _giving_back() -> Any:
+    """How to run so that memory which no run uses is let go of afterwards."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def ports(model: Path) -> tuple[Port, ...]:
