@@ -19,6 +19,7 @@ from pydantic_core import from_json, to_json
 
 from sensorium.config import exactly
 from sensorium.errors import SensoriumError
+from sensorium.runtimes.memory import keep_little
 
 HEAD = struct.Struct("!QI")
 """The number of a chunk, and how many parts it has."""
@@ -38,6 +39,7 @@ def packed(number: int, parts: Sequence[bytes]) -> bytes:
 
 def main() -> None:
     """Read, work and answer until standard input ends."""
+    keep_little()
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # so that nothing else can get between the answers
     orders = os.fdopen(0, "rb", closefd=False)

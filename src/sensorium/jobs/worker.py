@@ -25,6 +25,7 @@ from sensorium.jobs.place import open_jobs
 from sensorium.jobs.webhooks import Webhooks
 from sensorium.jobs.work import work
 from sensorium.media.pool import abandoned
+from sensorium.runtimes.memory import keep_little
 from sensorium.server.logs import log_to_stderr
 from sensorium.server.resources import tell_of_this_process
 from sensorium.server.run_folder import run_folder
@@ -309,6 +310,7 @@ def end_soon() -> None:
 
 def main() -> None:
     """What a worker does."""
+    keep_little()
     os.dup2(2, 1)
     name, waker = sys.argv[1], int(sys.argv[2])
     settings = exactly(from_json(_line()))

@@ -25,6 +25,7 @@ from pydantic_core import from_json
 
 from sensorium.config import Settings, exactly
 from sensorium.errors import SensoriumError, ServiceClosed
+from sensorium.runtimes.memory import keep_little
 from sensorium.server.app import create_app, running
 from sensorium.server.crowd import Crowd, make_room
 from sensorium.server.door import House
@@ -48,6 +49,7 @@ def run(settings: Settings, listening: socket.socket, listens: Callable[[], None
 
     Takes the socket over; calls `listens` once it serves. Raises ServiceClosed when the server breaks.
     """
+    keep_little()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, listening, listens))
 
