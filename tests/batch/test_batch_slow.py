@@ -47,6 +47,7 @@ def test_killed_at_random_moments_of_its_work_every_item_ends_exactly_once_in_th
     home: Path, models: Path, output: str, count: int, kills: int
 ) -> None:
     journal = home / ("out.jsonl" if output == "out.jsonl" else "out.csv.batch/journal.jsonl")
+    failures = "out.failures.jsonl" if output == "out.jsonl" else "out.csv.failures.jsonl"
     put_fake(models, "brisk", "seconds = 0.01")
     some(home / "p", count)
     bad = (7, count // 2, count - 1)
@@ -73,7 +74,7 @@ def test_killed_at_random_moments_of_its_work_every_item_ends_exactly_once_in_th
     names = [line["image"] for line in lines]
     assert len(names) == len(set(names)) == count
     assert {line["image"] for line in lines if "error" in line} == {f"p/{one:04d}.jpg" for one in bad}
-    assert len(told(home / "out.failures.jsonl")) == 3
+    assert len(told(home / failures)) == 3
     if output == "out.csv":
         assert len((home / output).read_text(encoding="utf-8-sig").splitlines()) == count + 1
 
