@@ -167,6 +167,11 @@ def test_the_doctor_does_not_miss_what_only_graphics_cards_need(
     assert "not-here" not in sensorium("doctor").stdout
 
 
+def test_the_doctor_tells_that_no_font_has_chinese(sensorium: Sensorium, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensorium.media.draw.can_write_chinese", lambda: False)
+    assert "no font with Chinese: --draw puts numbers" in sensorium("doctor").stdout
+
+
 def test_the_doctor_tells_wrong_settings(sensorium: Sensorium, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENSORIUM_PORT", "door")
     told = sensorium("doctor")

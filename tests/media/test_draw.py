@@ -20,6 +20,12 @@ from tests.pictures import encoded, jpeg, photograph
 BOX = ((100.0, 100.0), (300.0, 100.0), (300.0, 200.0), (100.0, 200.0))
 
 
+needs_chinese = pytest.mark.skipif(
+    not draw.can_write_chinese(),
+    reason="no font with Chinese is installed (Debian: apt-get install fonts-wqy-microhei)",
+)
+
+
 @pytest.fixture
 def blank() -> Image:
     return Source.of(encoded(Pillow.new("RGB", (600, 400), "white"), "PNG")).image_now()
@@ -51,13 +57,13 @@ def test_marks_are_scaled_to_a_picture_decoded_smaller() -> None:
     assert not changed[120:].any()
 
 
-@pytest.mark.parametrize("caption", ["espresso 0.95", "意式浓缩咖啡", "混合 text", "кофе", "コーヒー", "-40℃"])
+@needs_chinese
+@pytest.mark.parametrize("caption", ["espresso 0.95", "意式浓缩咖啡", "混合 text", "кофе", "コーヒー"])
 def test_captions_are_written(blank: Image, caption: str) -> None:
-    assert ink(annotate(blank, [Mark(BOX, caption)])) > ink(annotate(blank, [Mark(BOX)])) + 100
+    assert ink(annotate(blank, [Mark(BOX, caption)])) > ink(annotate(blank, [Mark(BOX, "1")])) + 100
 
 
 def test_chinese_without_any_font_for_it_becomes_a_number(blank: Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draw, "_written_by_opencv", lambda line, size: None)
     monkeypatch.setattr(draw, "_FONTS", {"linux": (), "darwin": (), "win32": ()})
     draw._fonts.cache_clear()
     chinese, number = annotate(blank, [Mark(BOX, "咖啡")]), annotate(blank, [Mark(BOX, "1")])
@@ -81,12 +87,13 @@ def test_odd_marks_do_no_harm(blank: Image, mark: Mark) -> None:
     assert annotate(blank, [mark], title=mark.caption).width == 600
 
 
+@needs_chinese
 def test_captions_that_would_cover_other_lines_are_listed_beside_the_picture(blank: Image) -> None:
     lines = [tuple((x, y + 30.0 * line) for x, y in ((10, 10), (400, 10), (400, 35), (10, 35))) for line in range(4)]
     drawn = annotate(blank, [Mark(points, f"第 {number} line") for number, points in enumerate(lines)])
     assert drawn.width > 700
     beside = drawn.crop((660, 0, drawn.width, drawn.height))
-    assert ink(beside.convert("RGB")) > 500
+    assert ink(beside.convert("RGB")) > 400
     gutter = int(np.flatnonzero((np.asarray(drawn)[390] == 255).all(axis=1))[0])
     inside = np.asarray(drawn)[75:90, gutter + 15 : gutter + 390]  # the third line keeps its words uncovered
     assert inside.min() == 255
@@ -98,6 +105,7 @@ def test_a_list_longer_than_the_picture_makes_room_for_itself() -> None:
     assert annotate(small, marks).height > 19 * 15
 
 
+@needs_chinese
 def test_a_title_stands_above(blank: Image) -> None:
     assert annotate(blank, [], "标题").height > 400
 

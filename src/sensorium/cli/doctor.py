@@ -116,6 +116,7 @@ def _deeper_checks() -> Iterator[Check]:
     yield from _unknown_variables()
     yield _cache_folder(settings.cache_dir)
     yield _room(settings.cache_dir)
+    yield _captions()
     registry = Registry(settings.models_dir)
     yield _models_folder(settings.models_dir, registry)
     yield from _models(registry, settings)
@@ -214,6 +215,15 @@ def _room(folder: Path) -> Check:
     if free >= ROOM:
         return Check("disk", "ok", said)
     return Check("disk", "note", said, f"Keep {ROOM / 1e9:.1f} GB free for built models, or move `cache_dir`.")
+
+
+def _captions() -> Check:
+    from sensorium.media.draw import can_write_chinese
+
+    if can_write_chinese():
+        return Check("captions", "ok", "a font with Chinese is there")
+    fix = "To have them as words install a font (Debian: apt-get install fonts-wqy-microhei)."
+    return Check("captions", "note", "no font with Chinese: --draw puts numbers in place of such words", fix)
 
 
 def _models_folder(folder: Path, registry: Registry) -> Check:

@@ -229,6 +229,11 @@ def _numbers(count: int, size: int) -> list[Picture]:
     return [_written(_fonts(size)[0], str(number)) for number in range(1, count + 1)]
 
 
+def can_write_chinese() -> bool:
+    """Whether a font at hand has Chinese; else such captions become numbers."""
+    return _lettering("汉字", 16) is not None
+
+
 def _titled(picture: Picture, title: str, size: int) -> Picture:
     words = _lettering(title, size) if title else None
     if words is None:
@@ -255,7 +260,7 @@ def _lettering(text: str, size: int) -> Picture | None:
     for font in _fonts(size):
         if _can_write(font, line):
             return _written(font, line)
-    return _written_by_opencv(line, size)
+    return None
 
 
 @functools.lru_cache(8)
@@ -291,19 +296,3 @@ def _written(font: Any, line: str) -> Picture:
     mask = Pillow.new("L", (max(1, right - left), max(1, bottom - top)))
     ImageDraw.Draw(mask).text((-left, -top), line, fill=255, font=font)
     return mask
-
-
-def _written_by_opencv(line: str, size: int) -> Picture | None:
-    """OpenCV 5 carries a font with Chinese; OpenCV 4 does not."""
-    import cv2
-    import numpy as np
-    from PIL import Image as Pillow
-
-    if not hasattr(cv2, "FontFace"):
-        return None
-    face = cv2.FontFace("uni")
-    paper = np.zeros((2 * size, (len(line) + 2) * size * 2, 3), np.uint8)
-    cv2.putText(paper, line, (size, round(1.4 * size)), (255, 255, 255), face, size)
-    ink = Pillow.fromarray(paper[..., 0])
-    box = ink.getbbox()
-    return ink.crop(box) if box else None
