@@ -27,6 +27,9 @@ MOST_PIPELINED = 16
 GOODBYE_SECONDS = 2.0
 """How long to wait for the rest of a body that is answered already, and for a goodbye in TLS."""
 
+LEAVE_SECONDS = 1.0
+"""How long a server that stops keeps idle connections: what is on its way on them is answered, and told that they end."""
+
 NO_REQUEST = "(no request)"
 """What the counters call the route of those who never came to ask."""
 
@@ -41,7 +44,7 @@ class Connection(HttpToolsProtocol):
         """That came since the last piece of a body, or of this head."""
         self._in_head, self._told = True, False
         """Whether a head is awaited or read; whether what came last began a head or brought some of a body."""
-        self._deaf = self._framing = False
+        self._deaf = self._framing = self._leaving = False
         """Whether nothing that comes matters any more; whether the parser is told a head that came already."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._answering: RequestResponseCycle | None = None
@@ -140,6 +143,7 @@ class Connection(HttpToolsProtocol):
         if self._head_timer is not None:
             self._expect_no_head()
         super().on_headers_complete()
+        self.cycle.keep_alive &= not self._leaving
         self.headers = []  # what comes from here on are trailers, which must not pass for headers
 
     def on_body(self, body: bytes) -> None:
@@ -173,6 +177,13 @@ class Connection(HttpToolsProtocol):
         self._let_go_when_closing()
 
     def shutdown(self) -> None:
+        self._leaving = True
+        if self._is_answered():
+            self.loop.call_later(LEAVE_SECONDS, self._leave)
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
         super().shutdown()
         self._let_go_when_closing()
 

@@ -120,11 +120,35 @@ def _collect_seldom() -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which leaves signals to us."""
+    """uvicorn's server, which leaves signals to us, and nobody unheard who came before it stopped."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        came = [one for listening in sockets or [] for one in _come_already(listening)]
+        for server in self.servers:
+            server.close()  # in the same breath: who comes between is cut off
+        for one in came:
+            if self.config.is_ssl:  # which has asked for nothing yet, and may take its time
+                one.close()
+            else:
+                await asyncio.get_running_loop().connect_accepted_socket(self._connection, one)
+        await super().shutdown(sockets)
+
+    def _connection(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+
+def _come_already(listening: socket.socket) -> Iterator[socket.socket]:
+    """The connections that the system has made and nobody has heard of yet."""
+    listening.setblocking(False)
+    with contextlib.suppress(OSError):
+        while True:
+            yield listening.accept()[0]
 
 
 def _asked_to_stop() -> asyncio.Event:
