@@ -63,6 +63,12 @@ def kept_graph() -> Path:
 
 def bare_step(graph: Path | None = None) -> Callable[[Path], list[tuple[int, float]]]:
     """From a file to the five likeliest classes, by what the engine itself calls; by default with the default model."""
+    one = bare_bytes(graph)
+    return lambda path: one(path.read_bytes())
+
+
+def bare_bytes(graph: Path | None = None) -> Callable[[bytes], list[tuple[int, float]]]:
+    """As `bare_step`, from what such a file holds."""
     import onnxruntime
 
     from sensorium.engines.local import onnx_classifier as classifier
@@ -76,8 +82,8 @@ def bare_step(graph: Path | None = None) -> Callable[[Path], list[tuple[int, flo
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     preparation = classifier.Preparation(classifier.read_input(card))
 
-    def one(path: Path) -> list[tuple[int, float]]:
-        opened = describe(path.read_bytes(), path.name)
+    def one(data: bytes) -> list[tuple[int, float]]:
+        opened = describe(data, "picture")
         picture = opened.decode(opened.scale_for(preparation.at_least, limits.current()), False)
         logits = session.run(["logits"], {"input": preparation.fast(picture.pixels)})[0]
         return classifier.best(classifier.scores_of(logits, "softmax"), 5)

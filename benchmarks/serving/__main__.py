@@ -101,7 +101,7 @@ def figures(turns: dict[str, list[Turn]], memory: float) -> dict[str, Any]:
     """How our server stands to the others.
 
     `limit_by_cpu` compares the processor's time for each answer, client included: what the ratio of rates would be
-    where nobody else uses the machine.
+    where nobody else uses the machine. `thin` is the most that a server in Python could give.
     """
     limit = max(LIMITS, key=lambda name: statistics.median(turn.rate for turn in turns[name]))
     ours = turns["sensorium"]

@@ -264,7 +264,10 @@ def peers(model: Model, pictures: Sequence[Path]) -> list[Callable[[], Server]]:
     def litserve(port: int) -> list[str]:
         return [str(PEERS_BIN / "python"), str(PEERS / "litserve_app.py"), str(port)]
 
-    return [start("litserve", litserve), start("flask", gunicorn), start("fastapi", uvicorn)]
+    def thin(port: int) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.serving.peers.thin", str(port)]
+
+    return [start("litserve", litserve), start("flask", gunicorn), start("fastapi", uvicorn), start("thin", thin)]
 
 
 def free_port() -> int:

@@ -17,7 +17,6 @@ import requests
 from tests.batch.conftest import run, some, told
 from tests.batch.test_batch import MAIN
 from tests.cli.conftest import Sensorium
-from tests.fakes import put_fake
 from tests.pictures import JUNK, jpeg
 from tests.server.conftest import Server, eventually, running
 
@@ -26,9 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("batch")
-    put_fake(folder / "models", "late", "seconds = 30")
-    with running(folder) as started:
+    with running(tmp_path_factory.mktemp("batch")) as started:
         yield started
 
 
@@ -82,7 +79,7 @@ def test_options_of_the_task_and_the_time_of_each_input_go_along(
     run(sensorium, "p", "-o", "brief.jsonl", "--model", "brief", "--server", server.url)
     assert told(Path("brief.jsonl"))[0]["result"]["meta"]["engine"].startswith("brief")
     late = run(
-        sensorium, "p", "-o", "late.jsonl", "--model", "late", "--timeout", "0.1", "--server", server.url, code=1
+        sensorium, "p", "-o", "late.jsonl", "--model", "slow", "--timeout", "0.1", "--server", server.url, code=1
     )
     assert late["failed"] == {"deadline_exceeded": 1}
 
@@ -160,7 +157,7 @@ def lines_in(path: Path) -> int:
 @pytest.mark.slow
 def test_a_second_interruption_calls_off_what_is_under_way(home: Path, server: Server) -> None:
     some(home / "p", 200)
-    with started(server, "--model", "late") as process:
+    with started(server, "--model", "slow") as process:
         assert eventually(lambda: jobs(server, state="running"), 20)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None

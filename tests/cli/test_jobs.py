@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Sensorium, lines
-from tests.fakes import put_fake
 from tests.server.conftest import Server, running
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes to wake workers by")
@@ -18,9 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("jobs")
-    put_fake(folder / "models", "late", "seconds = 30")
-    with running(folder) as started:
+    with running(tmp_path_factory.mktemp("jobs")) as started:
         yield started
 
 
@@ -59,7 +56,7 @@ def test_programs_get_a_line_of_json_for_each(sensorium: Sensorium, photos: Path
 
 
 def test_a_job_is_called_off_and_listed(sensorium: Sensorium, photos: Path, server: Server) -> None:
-    identity = submit(sensorium, server, "classify", photos / "a.png", "--model", "late", "--priority", "5")
+    identity = submit(sensorium, server, "classify", photos / "a.png", "--model", "slow", "--priority", "5")
     told = sensorium("jobs", "cancel", identity, "--server", server.url)
     assert f"Job {identity} (classify) is cancelled: 0 of 1." in told.stdout
     listed = sensorium("jobs", "list", "--state", "cancelled", "--server", server.url)

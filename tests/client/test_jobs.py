@@ -22,7 +22,6 @@ from sensorium.errors import (
 )
 from sensorium.schemas.classify import Classification
 from tests.client.conftest import Speaking
-from tests.fakes import put_fake
 from tests.pictures import JUNK, jpeg
 from tests.server.conftest import Server, running
 
@@ -31,9 +30,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 @pytest.fixture(scope="module")
 def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("jobs")
-    put_fake(folder / "models", "late", "seconds = 30")
-    with running(folder) as started:
+    with running(tmp_path_factory.mktemp("jobs")) as started:
         yield started
 
 
@@ -90,7 +87,7 @@ def test_the_same_key_is_the_same_job(client: sensorium.client.Client) -> None:
 
 
 def test_jobs_are_listed_waited_for_within_a_time_and_called_off(client: sensorium.client.Client) -> None:
-    jobs = [client.jobs.submit("classify", jpeg(), model="late") for _ in range(3)]
+    jobs = [client.jobs.submit("classify", jpeg(), model="slow") for _ in range(3)]
     assert [job.id for job in client.jobs.list(limit=2)] == [jobs[2].id, jobs[1].id]
     with pytest.raises(DeadlineExceeded, match="goes on"):
         client.jobs.wait(jobs[0], timeout=0.1)
