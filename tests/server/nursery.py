@@ -7,6 +7,7 @@ that starts as users start it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -146,10 +148,18 @@ def _keep(asked: dict[str, Any], told: int, log: int) -> dict[str, Any]:
         os.close(log)
         return asked
     os.close(log)
+    threading.Thread(target=_kill_without_tests, args=(told, pid), daemon=True).start()
     os.write(told, pid.to_bytes(4, "little"))
     ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    os.write(told, ended.to_bytes(4, "little", signed=True))
+    with contextlib.suppress(BrokenPipeError):
+        os.write(told, ended.to_bytes(4, "little", signed=True))
     os._exit(0)
+
+
+def _kill_without_tests(told: int, pid: int) -> None:
+    """Tests that were killed leave no server behind."""
+    os.read(told, 1)
+    os.kill(pid, signal.SIGKILL)
 
 
 def _main() -> None:
