@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from tests.pictures import photograph
+from tests.server import browsing
 from tests.server.conftest import Server
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = next(filter(None, map(which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser is installed: none of {', '.join(BROWSERS)}")
-
-    as_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"] if as_root else [])
+    with browsing.browser() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A fresh page that remembers what was asked for, and what was wrong."""
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-    opened = context.new_page()
-    opened.asked, opened.wrong = [], []
-    opened.on("request", lambda request: opened.asked.append(request.url))
-    opened.on("console", lambda message: message.type == "error" and opened.wrong.append(message.text))
-    opened.on("pageerror", lambda error: opened.wrong.append(str(error)))
-    yield opened
-    context.close()
+    with browsing.fresh_page(browser) as opened:
+        yield opened
 
 
 def show(page: Any, address: str) -> None:

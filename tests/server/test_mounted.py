@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -77,6 +78,11 @@ async def test_the_document_names_the_prefix_and_the_page_needs_none(vision: Sta
         OpenAPIV31SpecValidator(document).validate()
         index = await told(client, "/behind/vision/")
         assert index["tasks"]["classify"] == "/behind/vision/v1/classify"
+        async with client.get("/behind/vision/", headers={"Accept": "text/html"}) as answer:
+            (script,) = re.findall(r'type="module" src="(.+?)"', await answer.text())
+            assert answer.content_type == "text/html"
+        async with client.get(f"/behind/vision/{script}") as answer:
+            assert answer.content_type == "text/javascript"
         async with client.get(index["docs"]) as answer:
             page = await answer.text()
         for linked in ("docs/page.css", "docs/page.js", "openapi.json"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import gzip
 import importlib
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -144,6 +146,8 @@ def _pages(
     described: list[bytes] = []  # made at the first request, since it takes some milliseconds
 
     async def index(request: Request) -> Reply:
+        if ui.wanted(request.headers.get("accept", "")):
+            return ui.page()
         prefix = request.scope.get("root_path", "")
         about = {
             "name": "sensorium",
@@ -152,14 +156,17 @@ def _pages(
             "openapi": f"{prefix}/openapi.json",
             "docs": f"{prefix}/docs",
         }
-        return Reply(200, to_json(about))
+        return Reply(200, to_json(about), ((b"vary", b"Accept"),))
 
     async def document(request: Request) -> Reply:
         if not described:
             described.append(to_json(openapi.document(tasks, facades, {**jobs.operations(), **files.operations()})))
         # Where another application has it mounted, or a proxy's prefix stands before the paths.
         servers = to_json([{"url": request.scope.get("root_path") or "/"}])
-        return Reply(200, b'{"servers":%b,%b' % (servers, described[0].removeprefix(b"{")))
+        body = b'{"servers":%b,%b' % (servers, described[0].removeprefix(b"{"))
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return Reply(200, body, ((b"vary", b"Accept-Encoding"),))
+        return Reply(200, _squeezed(body), ((b"vary", b"Accept-Encoding"), (b"content-encoding", b"gzip")))
 
     async def who(request: Request) -> Reply:
         caller: Caller = request.scope[CALLER]
@@ -228,6 +235,12 @@ def _pages(
         _page(files.CANCEL, guarded(house, filing.cancelled), "POST"),
         _page("/v1/{task}", unknown_task, "POST"),
     ]
+
+
+@functools.lru_cache(maxsize=2)
+def _squeezed(body: bytes) -> bytes:
+    """A tenth of it, for browsers; each prefix has one body."""
+    return gzip.compress(body, 6)
 
 
 def guarded(house: House, answer: Any, *scopes: str) -> Any:

@@ -1,0 +1,161 @@
+// Answers as people read them: words, tables, pictures; each part known by its shape. Values may be hostile: they are text.
+import { copied, make, prettified, say, seconds, told } from "./dom.js";
+import { percent } from "./frame.js";
+
+const MOST_ROWS = 500;
+const LONGEST = 2000; // characters of a text in a table or in JSON; pictures in base64 have millions
+const SHARES = /(^|_)(score|share|brightness|rate)$/;
+const INLINE = /^data:image\/(png|jpeg|webp|gif|avif);base64,[\w+/=]+$/;
+const ASIDE = new Set(["meta", "image"]);
+
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+const isEmpty = (value) => value === null || value === "" || (typeof value === "object" && !Object.keys(value).length);
+const isBox = (value) => isObject(value) && ["left", "top", "right", "bottom"].every((edge) => Number.isFinite(value[edge]));
+const isPicture = (value) => isObject(value) && typeof value.data === "string" && /^image\/[\w.+-]+$/.test(value.media_type || "");
+const isTable = (value) => Array.isArray(value) && value.length > 0 && value.every(isObject);
+
+export function answerView(answer) {
+  return make("div", { class: "answer" }, part(answer, ""), about(answer));
+}
+
+function part(value, path) {
+  const inner = Object.entries(value).filter(([name]) => !ASIDE.has(name));
+  const at = (name) => (path ? `${path}.${name}` : name);
+  const nodes = [];
+  const said = [];
+  if (isPicture(value)) nodes.push(pictured(`data:${value.media_type};base64,${value.data}`));
+  const plain = [];
+  for (const [name, one] of inner) {
+    if (isPicture(value) && ["data", "media_type"].includes(name)) continue;
+    if (name === "text" && typeof one === "string") said.push(make("p", { class: "said", dir: "auto" }, one));
+    else if (isTable(one)) nodes.push(titled(name, table(one, at(name))));
+    else if (Array.isArray(one) && one.length && one.every((word) => typeof word === "string")) nodes.push(titled(name, sentences(one)));
+    else if (Array.isArray(one) && !one.length) nodes.push(titled(name, make("p", { class: "quiet" }, say("None found."))));
+    else if (isObject(one) && !isBox(one) && !isEmpty(one)) nodes.push(titled(name, part(one, at(name))));
+    else if (!isEmpty(one)) plain.push([name, one]);
+  }
+  if (plain.length) nodes.unshift(make("dl", { class: "facts" }, plain.map(([name, one]) => [make("dt", {}, told(prettified(name))), make("dd", {}, cell(name, one))])));
+  return [said, nodes];
+}
+
+const titled = (name, ...inner) => make("section", {}, make("h3", {}, told(prettified(name))), inner);
+const sentences = (list) => make("ul", {}, list.slice(0, MOST_ROWS).map((one) => make("li", { dir: "auto" }, one)));
+
+function pictured(address) {
+  return INLINE.test(address) ? make("img", { class: "given", src: address, alt: "" }) : make("p", { class: "quiet" }, say("A picture that this browser cannot show"));
+}
+
+function table(rows, path) {
+  const columns = [...new Set(rows.slice(0, MOST_ROWS).flatMap((row) => Object.keys(row).filter((name) => !isEmpty(row[name]))))];
+  const head = make("tr", {}, columns.map((name) => make("th", { scope: "col" }, told(prettified(name)))));
+  const lines = rows.slice(0, MOST_ROWS).map((row, place) => make("tr", { "data-path": `${path}.${place}` }, columns.map((name) => make("td", {}, cell(name, row[name])))));
+  const more = rows.length > MOST_ROWS && make("p", { class: "quiet" }, say("and {count} more, in JSON", { count: rows.length - MOST_ROWS }));
+  return [make("div", { class: "scroll", tabindex: 0 }, make("table", {}, make("thead", {}, head), make("tbody", {}, lines))), more];
+}
+
+function cell(name, value) {
+  if (isEmpty(value) || value === undefined) return "";
+  if (typeof value === "number") return SHARES.test(name) && value >= 0 && value <= 1 ? meter(value) : String(Math.round(value * 1000) / 1000);
+  if (typeof value === "boolean") return say(value ? "yes" : "no");
+  if (typeof value === "string") return worded(value);
+  if (isBox(value)) return make("span", { class: "numbers" }, `${[value.left, value.top].map(Math.round).join(", ")} – ${[value.right, value.bottom].map(Math.round).join(", ")}`);
+  if (Array.isArray(value)) return listed(value);
+  return Object.entries(value).filter(([, one]) => !isEmpty(one)).map(([inner, one]) => make("div", { class: "inner" }, told(prettified(inner)), " ", cell(inner, one)));
+}
+
+function worded(value) {
+  if (/^#[0-9a-f]{6}$/i.test(value)) {
+    const patch = make("i", { class: "patch" });
+    patch.style.setProperty("background", value);
+    return [patch, make("code", {}, value)];
+  }
+  if (INLINE.test(value)) return pictured(value);
+  return make("bdi", {}, value.length > LONGEST ? `${value.slice(0, LONGEST)}…` : value);
+}
+
+function listed(value) {
+  if (value.every((one) => typeof one === "number") && value.length > 4) return say("{count} numbers", { count: value.length });
+  if (value.every((one) => Array.isArray(one) && one.length === 2 && one.every(Number.isFinite))) return make("span", { class: "numbers" }, value.map((place) => place.map(Math.round).join(",")).join(" "));
+  return make("bdi", {}, value.map((one) => (typeof one === "object" ? JSON.stringify(one) : String(one))).join(", ").slice(0, LONGEST));
+}
+
+function meter(value) {
+  const bar = make("span", { class: "meter", "aria-hidden": "true" }, make("i"));
+  bar.style.setProperty("--value", value);
+  return make("span", { class: "share" }, bar, percent(value));
+}
+
+// How the answer came about, in one line; and what was tried before.
+function about({ meta = {}, image }) {
+  const words = [];
+  if (image) words.push(`${image.width} × ${image.height} ${image.format}`);
+  if (meta.engine) words.push(meta.engine);
+  if (meta.cached) words.push(say("remembered"));
+  else if (Number.isFinite(meta.seconds)) words.push(seconds(meta.seconds));
+  if (meta.usage) words.push(say("{count} tokens", { count: (meta.usage.input_tokens || 0) + (meta.usage.output_tokens || 0) }));
+  if (Number.isFinite(meta.usage?.cost)) words.push(`$${meta.usage.cost.toPrecision(2)}`);
+  const skipped = (meta.skipped || []).map((one) => make("li", {}, make("code", {}, one.engine), " ", one.message));
+  return [
+    make("p", { class: "about quiet" }, words.map((word) => make("span", {}, word))),
+    skipped.length ? make("details", {}, make("summary", {}, say("What did not answer")), make("ul", {}, skipped)) : null,
+  ];
+}
+
+export function errorView(error) {
+  const node = make("div", { class: "error", role: "alert" }, make("p", {}, error.server ? error.message : told(error.message)));
+  const small = [error.code, error.trace].filter(Boolean).map((one) => make("code", {}, one));
+  if (small.length) node.append(make("p", { class: "quiet" }, small));
+  const wait = error.wait ?? error.retry_after_seconds;
+  if (wait) node.append(make("p", {}, say("Try again in {seconds} s.", { seconds: Math.ceil(wait) })));
+  return node;
+}
+
+// An outcome in a few words: its first names or texts.
+export function brief({ result, error }) {
+  if (error) return make("bdi", {}, error.code || error.message);
+  const first = Object.values(result).find((one) => isTable(one) && typeof (one[0].name ?? one[0].text) === "string");
+  const words = first ? first.slice(0, 3).map((one) => one.name ?? one.text).join(", ") : result.text;
+  return typeof words === "string" && words ? make("bdi", {}, words.slice(0, 200)) : null;
+}
+
+// ---- tabs: the table, JSON, and how to ask for it elsewhere
+
+const shortened = (name, value) => (typeof value === "string" && value.length > LONGEST ? `${value.slice(0, 60)}… (${value.length})` : value);
+
+const block = (words, whole = words) => make("div", { class: "block" }, copied(() => whole), make("pre", { tabindex: 0 }, make("code", {}, words)));
+
+let chosen = "Answer"; // stays when another answer comes
+
+export function tabbed(answer, commands) {
+  const views = {
+    Answer: () => (answer === null ? null : make("div", {}, answer.node)),
+    JSON: () => (answer?.value === undefined ? null : block(JSON.stringify(answer.value, shortened, 2), JSON.stringify(answer.value, null, 2))),
+    curl: () => block(commands.curl),
+    Python: () => block(commands.python),
+  };
+  const body = make("div", { role: "tabpanel", id: "panel" });
+  const tabs = Object.keys(views).map((name) => make("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": "panel" }, told(name)));
+  const show = (name) => {
+    chosen = name;
+    tabs.forEach((tab) => {
+      tab.setAttribute("aria-selected", tab.id === `tab-${name}`);
+      tab.tabIndex = tab.id === `tab-${name}` ? 0 : -1;
+    });
+    body.setAttribute("aria-labelledby", `tab-${name}`);
+    body.replaceChildren(views[name]() || make("p", { class: "quiet" }, say("There is no answer yet.")));
+  };
+  tabs.forEach((tab, place) => {
+    tab.addEventListener("click", () => show(tab.id.slice(4)));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = tabs[(place + step + tabs.length) % tabs.length];
+      show(next.id.slice(4));
+      next.focus();
+    });
+  });
+  const list = make("div", { role: "tablist" }, tabs);
+  show(chosen);
+  return make("div", { class: "tabbed" }, list, body);
+}
+

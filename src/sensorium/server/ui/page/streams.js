@@ -1,0 +1,105 @@
+// Answers as they come. A stream that is silent for SILENCE or whose connection breaks is gone on with, from its last event.
+import { Refusal, refused } from "./server.js";
+
+export const SILENCE = 30_000; // milliseconds; signs of life come twice as often
+export const PAUSE = 2_000;
+const MOST_TRIES = 150; // in a row, without an event in between: five minutes
+
+const PASSING = new Set([408, 429, 500, 502, 503, 504]);
+
+// Calls `hear(kind, data)` for each event up to the end. `first(signal)` asks; `again(last, signal)` goes on after the event
+// whose id is `last`; `lost(tries)` and `found()` are told how the connection is. Raises a Refusal, or an AbortError when
+// `signal` says so.
+export async function follow({ first, again, hear, lost, found, signal }) {
+  let last = "";
+  let tries = 0;
+  const heard = (event) => {
+    if (event.id) last = event.id;
+    if (tries) found();
+    tries = 0;
+    hear(event.kind, event.data);
+    return event.kind === "end";
+  };
+  for (;;) {
+    const watch = watching(signal);
+    try {
+      const reply = await (last ? again(last, watch.signal) : first(watch.signal));
+      if (reply.status === 204) return;
+      if (!reply.ok) throw await refused(reply);
+      if (await read(reply, heard, watch.reset)) return;
+    } catch (error) {
+      if (signal.aborted) throw error;
+      if (error instanceof Refusal && !(last && PASSING.has(error.status))) throw error;
+      if (!(error instanceof Refusal || error instanceof TypeError || error.name === "AbortError")) throw error;
+    } finally {
+      watch.stop();
+    }
+    if (!last) throw new Refusal({ message: "The connection broke before the answer began. Ask again.", code: "connection_lost" });
+    if (++tries > MOST_TRIES) throw new Refusal({ message: "The connection is lost.", code: "connection_lost" });
+    lost(tries);
+    await pause(PAUSE, signal);
+  }
+}
+
+// Aborts when nothing was read for SILENCE, or when `outer` does.
+function watching(outer) {
+  const controller = new AbortController();
+  const leave = () => controller.abort();
+  outer.addEventListener("abort", leave);
+  let timer = setTimeout(leave, SILENCE);
+  return {
+    signal: controller.signal,
+    reset() {
+      clearTimeout(timer);
+      timer = setTimeout(leave, SILENCE);
+    },
+    stop() {
+      clearTimeout(timer);
+      outer.removeEventListener("abort", leave);
+      leave();
+    },
+  };
+}
+
+// Whether the end was heard.
+async function read(reply, heard, reset) {
+  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return false;
+    reset();
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const event = understood(block);
+      if (event && heard(event)) return true;
+    }
+  }
+}
+
+// None of a sign of life, which is a line that begins with a colon.
+function understood(block) {
+  const event = { id: "", kind: "message", data: "" };
+  for (const line of block.split("\n")) {
+    const [, name, value] = /^([^:]*):? ?(.*)$/.exec(line);
+    if (name === "id") event.id = value;
+    else if (name === "event") event.kind = value;
+    else if (name === "data") event.data += value;
+  }
+  return event.data ? { ...event, data: JSON.parse(event.data) } : null;
+}
+
+function pause(time, signal) {
+  return new Promise((resolve, reject) => {
+    const leave = () => {
+      clearTimeout(timer);
+      reject(new DOMException("stopped", "AbortError"));
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", leave);
+      resolve();
+    }, time);
+    signal.addEventListener("abort", leave, { once: true });
+  });
+}

@@ -1,0 +1,641 @@
+"""The page at `/`, in a real browser. Screenshots of its views go to the folder that SENSORIUM_SCREENSHOTS names, else to
+pytest's own."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.keyring import kept_key
+from tests.pictures import JUNK, encoded, jpeg, photograph, png
+from tests.server import browsing
+from tests.server.conftest import Server, eventually, running
+from tests.server.relay import Relay, relay
+from tests.upstream import Upstream, upstream
+
+HEAVIEST = 200_000
+"""Bytes of all that the page is made of, with the description of the server that it reads."""
+
+TASKS = ("classify", "read", "describe_pixels", "detect", "faces", "ask")
+BOX = {"left": 40, "top": 30, "right": 200, "bottom": 180}
+"""Where the fake model finds a dog."""
+RED = (209, 17, 73)
+"""The first colour of marks."""
+
+HALTING = """name = "halting"
+kind = "openai"
+tasks = ["ask"]
+licence = "NOASSERTION"
+remote = true
+[quirks]
+base_url = "{url}"
+model = "stall-2"
+"""
+
+DROP = """([name, kind, data, text]) => {
+  const carried = new DataTransfer();
+  if (data) carried.items.add(new File([Uint8Array.from(atob(data), (sign) => sign.charCodeAt(0))], name, { type: kind }));
+  if (text) carried.setData("text/plain", text);
+  document.querySelector("#stage").dispatchEvent(new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: carried }));
+}"""
+
+SHIFTS = """window.shifts = [];
+new PerformanceObserver((list) => window.shifts.push(...list.getEntries().map((one) => [one.value, one.hadRecentInput])))
+  .observe({ type: "layout-shift", buffered: true });"""
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Upstream]:
+    with upstream() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, provider: Upstream) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "models").mkdir()
+    (folder / "models" / "halting.toml").write_text(HALTING.format(url=provider.openai), encoding="utf-8")
+    limits = {
+        "provider_requests_per_minute": 0,
+        "provider_concurrent": 0,
+        "job_workers": 0,
+        "heartbeat_seconds": 0.2,
+        "cache": "off",
+    }
+    with running(folder, waiting=64, models={task: ["fake"] for task in TASKS}, **limits) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _forgetful(provider: Upstream) -> Iterator[None]:
+    yield
+    provider.release()
+    assert eventually(lambda: provider.at_once == 0, 15), "nothing is left at work"
+    provider.forget()
+
+
+@pytest.fixture
+def network(server: Server) -> Iterator[Relay]:
+    with relay(server.port) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with browsing.browser("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream") as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    with browsing.fresh_page(browser) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def screens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("SENSORIUM_SCREENSHOTS") or tmp_path_factory.mktemp("screens"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def show(page: Any, address: str, view: str = "") -> None:
+    page.goto(f"{address}/{view}")
+    page.locator("#task").wait_for(state="attached" if view else "visible")
+
+
+LAST = {"": "#task", "#jobs": "#jobs .title ~ *", "#server": ".card.numbers tbody"}
+"""What comes last in each view."""
+
+
+def drop(page: Any, data: bytes, name: str = "cat.png", kind: str = "image/png") -> None:
+    page.evaluate(DROP, [name, kind, base64.b64encode(data).decode(), ""])
+
+
+def choose(page: Any, task: str) -> None:
+    page.locator(f"label[for=task-{task}]").click()
+
+
+def look(page: Any, kind: str = "right") -> None:
+    page.click("#go")
+    page.wait_for_selector(f"#status.{kind}")
+
+
+def ask(page: Any, prompt: str, model: str) -> None:
+    choose(page, "ask")
+    page.fill("#field-prompt", prompt)
+    page.get_by_text("More settings").click()
+    page.fill("#field-model", model)
+    page.get_by_text("More settings").click()
+    page.click("#go")
+
+
+def tab(page: Any, name: str) -> str:
+    page.get_by_role("tab", name=name).click()
+    return str(page.locator("#panel").inner_text())
+
+
+def answer(page: Any) -> Any:
+    tab(page, "JSON")
+    return json.loads(page.locator("#panel code").inner_text())
+
+
+def spot(page: Any, x: float, y: float) -> tuple[int, int]:
+    """Where a pixel of the picture is on the screen."""
+    at = page.locator(".frame img").bounding_box()
+    wide, high = page.locator(".frame img").evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    return round(at["x"] + x * at["width"] / wide), round(at["y"] + y * at["height"] / high)
+
+
+def is_near(screen: Image.Image, place: tuple[int, int], colour: tuple[int, int, int]) -> bool:
+    """Whether the colour is within two pixels of the place."""
+    x, y = place
+    around = np.asarray(screen, dtype=int)[y - 2 : y + 3, x - 2 : x + 3]
+    return bool((np.abs(around - colour).max(axis=-1) < 40).any())
+
+
+def words(page: Any) -> str:
+    return str(page.evaluate("document.body.textContent"))
+
+
+def test_browsers_get_the_page_and_programs_what_they_had(server: Server) -> None:
+    for accept in ("", "*/*", "application/json", "application/json, text/html"):
+        reply = requests.get(server.url, headers={"Accept": accept}, timeout=10)
+        assert reply.json()["name"] == "sensorium"
+        assert reply.headers["Vary"] == "Accept"
+    reply = requests.get(server.url, headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}, timeout=10)
+    assert reply.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "require-trusted-types-for 'script'" in reply.headers["Content-Security-Policy"]
+    assert "unsafe" not in reply.headers["Content-Security-Policy"]
+    named = re.findall(r'(?:src|href)="(ui/[^"]+)"', reply.text)
+    assert len(named) == 3
+    for path in named:
+        assert requests.get(f"{server.url}/{path}", timeout=10).headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_description_is_squeezed_for_those_who_take_it(server: Server) -> None:
+    plain = requests.get(f"{server.url}/openapi.json", headers={"Accept-Encoding": "identity"}, timeout=10)
+    squeezed = requests.get(f"{server.url}/openapi.json", headers={"Accept-Encoding": "gzip"}, stream=True, timeout=10)
+    assert "Content-Encoding" not in plain.headers
+    assert int(squeezed.headers["Content-Length"]) < len(plain.content) / 4
+    assert squeezed.json() == plain.json()
+
+
+def test_a_dropped_picture_shows_its_boxes_at_the_right_pixels(page: Any, server: Server, screens: Path) -> None:
+    show(page, server.url)
+    choose(page, "detect")
+    drop(page, png(600, 400, (128, 128, 128)))
+    look(page)
+    page.mouse.move(0, 0)
+    screen = Image.open(io.BytesIO(page.screenshot(path=screens / "detect.png"))).convert("RGB")
+    middle = (BOX["left"] + BOX["right"]) / 2, (BOX["top"] + BOX["bottom"]) / 2
+    edges = [
+        (BOX["left"], middle[1]),
+        (BOX["right"], middle[1]),
+        (middle[0], BOX["bottom"]),
+        (BOX["right"] - 30, BOX["top"]),
+    ]
+    for x, y in edges:
+        assert is_near(screen, spot(page, x, y), RED), (x, y)
+    for x, y in (*((x + 12, y + 12) for x, y in edges), middle, (300, 200)):
+        assert not is_near(screen, spot(page, x, y), RED), (x, y)
+    assert page.locator(".captions").inner_text() == "dog 91 %"
+    assert answer(page)["objects"][0]["box"] == BOX
+    assert page.wrong == []
+
+
+def test_a_turned_photograph_is_upright_and_so_are_its_boxes(page: Any, server: Server, screens: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    show(page, server.url)
+    choose(page, "faces")
+    with Image.open(io.BytesIO(photograph())) as picture:
+        drop(page, encoded(picture, "JPEG", exif=turned), "turned.jpg", "image/jpeg")
+    look(page)
+    assert page.locator(".frame img").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [400, 600]
+    assert page.locator(".frame svg").get_attribute("viewBox") == "0 0 400 600"
+    at = page.locator(".frame").bounding_box()
+    assert at["width"] / at["height"] == pytest.approx(400 / 600, rel=0.01)
+    assert page.locator(".mark .dot:not(.under)").count() == 3
+    page.screenshot(path=screens / "faces.png")
+
+
+def test_what_is_pointed_at_in_the_table_is_lit_in_the_picture(page: Any, server: Server) -> None:
+    show(page, server.url)
+    choose(page, "read")
+    drop(page, photograph(), "page.jpg", "image/jpeg")
+    look(page)
+    assert page.locator(".plate text").text_content() == "中国 EXIT"
+    page.locator("tbody tr").hover()
+    expect(page.locator(".mark.on")).to_have_count(1)
+    page.mouse.move(0, 0)
+    expect(page.locator(".mark.on")).to_have_count(0)
+    page.get_by_label("Captions").uncheck()
+    expect(page.locator(".plate")).to_be_hidden()
+
+
+@pytest.mark.skipif(which("curl") is None, reason="curl is not installed")
+def test_the_command_and_the_python_that_are_shown_give_the_answer(
+    page: Any, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = 'it\'s; touch hacked, $(touch hacked) "q" .jpg'
+    (tmp_path / name).write_bytes(photograph())
+    show(page, server.url)
+    choose(page, "classify")
+    page.set_input_files("#files", tmp_path / name)
+    page.fill("#field-top_k", "2")
+    look(page)
+    shown = answer(page)
+    command = page.get_by_role("tab", name="curl").click() or page.locator("#panel code").inner_text()
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=20, check=True)
+    told = json.loads(done.stdout)
+    assert {**told, "meta": None} == {**shown, "meta": None}
+    code = page.get_by_role("tab", name="Python").click() or page.locator("#panel code").inner_text()
+    monkeypatch.chdir(tmp_path)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=True)
+    assert b"golden retriever" in ran.stdout
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+
+
+def test_hostile_names_and_answers_stay_words(page: Any, server: Server) -> None:
+    hostile = "<img src=x onerror=window.broken=1><script>window.broken=1</script>"
+    show(page, server.url)
+    choose(page, "read")
+    answered = requests.post(f"{server.url}/v1/read", files={"image": png(600, 400)}, timeout=10).json()
+    answered["lines"][0]["text"] = hostile
+    answered[hostile] = hostile
+    answered["crop"] = "data:image/svg+xml;base64,PHN2Zz48L3N2Zz4="
+    page.route("**/v1/read", lambda route: route.fulfill(json=answered))
+    name = hostile.replace("/", "-") + ".png"
+    drop(page, png(600, 400), name)
+    look(page)
+    for one in ("Answer", "JSON", "curl", "Python"):
+        assert "onerror" in tab(page, one), one
+    assert page.locator(".frame img").get_attribute("alt") == name
+    assert page.locator("#look script, #outcome img").count() == 0
+    assert page.evaluate("window.broken") is None
+    refused = "() => { try { document.body.innerHTML = '<b>x</b>'; return false; } catch { return true; } }"
+    assert page.evaluate(refused), "the browser itself refuses to make markup of text"
+
+
+def test_a_model_s_words_are_never_markup(page: Any, server: Server, provider: Upstream) -> None:
+    provider.answer = "<img src=x onerror=window.broken=1> and [a](javascript:window.broken=1)"
+    provider.release()
+    show(page, server.url)
+    ask(page, "What is it?", "halting")
+    page.wait_for_selector("#status.right")
+    assert page.locator(".said").inner_text() == provider.answer
+    assert page.evaluate("window.broken") is None
+
+
+def test_an_answer_streams_and_survives_a_lost_connection(
+    page: Any, network: Relay, provider: Upstream, screens: Path
+) -> None:
+    page.clock.install()
+    show(page, network.url)
+    ask(page, "What is it?", "halting")
+    begun = page.locator(".answer.live .said")
+    expect(begun).not_to_be_empty()
+    page.screenshot(path=screens / "stream.png")
+    network.cut()
+    expect(page.locator("#status")).to_contain_text("Coming back")
+    page.clock.fast_forward(2000)
+    expect(page.locator("#status")).to_contain_text("(2)")
+    page.screenshot(path=screens / "lost.png")
+    assert network.refused >= 1
+    assert provider.answer.startswith(begun.inner_text())
+    network.mend()
+    provider.release()
+    page.clock.fast_forward(2000)
+    page.wait_for_selector("#status.right")
+    assert page.locator(".said").inner_text() == provider.answer
+    assert len(provider.requests) == 1, "the same answer went on"
+    again = [address for address in page.asked if "/v1/streams/" in address]
+    assert len(again) >= 2
+
+
+def test_signs_of_life_are_heard_and_silence_is_not_waited_for(page: Any, network: Relay, provider: Upstream) -> None:
+    page.clock.install()
+    show(page, network.url)
+    ask(page, "What is it?", "halting")
+    expect(page.locator(".answer.live .said")).not_to_be_empty()
+    page.clock.fast_forward(20_000)
+    with page.expect_event("request", predicate=lambda one: one.url.endswith("/health"), timeout=5000):
+        page.evaluate("fetch('health')")
+    page.evaluate("new Promise((done) => setTimeout(done, 500))")  # more than a heartbeat, by the page's own clock
+    page.clock.fast_forward(20_000)
+    expect(page.locator("#status")).to_have_text("Waiting for the answer…")
+    network.hold()
+    page.clock.fast_forward(31_000)
+    expect(page.locator("#status")).to_contain_text("Coming back")
+    network.flow()
+    provider.release()
+    page.clock.fast_forward(2000)
+    page.wait_for_selector("#status.right")
+    assert page.locator(".said").inner_text() == provider.answer
+
+
+def test_stopping_ends_the_work_and_keeps_the_words(page: Any, server: Server, provider: Upstream) -> None:
+    show(page, server.url)
+    ask(page, "What is it?", "halting")
+    expect(page.locator(".answer.live .said")).not_to_be_empty()
+    begun = page.locator(".said").inner_text()
+    page.keyboard.press("Escape")
+    expect(page.locator("#status")).to_have_text("Stopped.")
+    assert page.locator(".said").inner_text() == begun
+    assert eventually(lambda: provider.at_once == 0), "nobody works on it any more"
+
+
+def test_errors_are_told_as_the_server_tells_them(page: Any, server: Server, screens: Path) -> None:
+    show(page, server.url)
+    ask(page, "What is it?", "busy")
+    page.wait_for_selector("#status.wrong")
+    told = page.locator(".error").inner_text()
+    assert "Model busy@1 fails" in told
+    assert "overloaded" in told
+    choose(page, "detect")
+    page.click("#go")
+    expect(page.locator("#status")).to_have_text("Add a picture first.")
+    drop(page, JUNK, "junk.png")
+    look(page, "wrong")
+    assert "junk.png" in page.locator(".error").inner_text()
+    assert page.locator(".board").count() == 1
+    page.screenshot(path=screens / "error.png")
+
+
+def test_a_server_that_is_gone_is_said(page: Any, network: Relay) -> None:
+    show(page, network.url)
+    choose(page, "detect")
+    drop(page, png())
+    network.cut()
+    look(page, "wrong")
+    assert "cannot be reached" in page.locator(".error").inner_text()
+    network.mend()
+    look(page)
+
+
+def test_several_pictures_are_a_grid_and_one_that_is_bad_spoils_none(
+    page: Any, server: Server, tmp_path: Path, screens: Path
+) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(320, 240, seed=number))
+    (tmp_path / "bad.jpg").write_bytes(JUNK)
+    show(page, server.url)
+    choose(page, "detect")
+    page.set_input_files("#files", sorted(tmp_path.iterdir()))
+    expect(page.locator(".grid li")).to_have_count(4)
+    look(page)
+    signs = page.locator(".grid .sign").all_inner_texts()
+    assert signs == ["✓", "✓", "✓", "!"]
+    page.screenshot(path=screens / "grid.png")
+    page.locator(".cell").nth(1).click()
+    expect(page.locator(".captions")).to_have_text("dog 91 %")
+    assert answer(page)["image"]["width"] == 320
+    page.locator("#all").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".frame img")).to_have_attribute("alt", "0.jpg")
+    page.keyboard.press("Escape")
+    expect(page.locator(".grid li")).to_have_count(4)
+    page.get_by_label("× bad.jpg").click()
+    expect(page.locator(".grid li")).to_have_count(3)
+
+
+def test_what_was_looked_at_makes_room_and_what_was_not_stays(page: Any, server: Server) -> None:
+    show(page, server.url)
+    choose(page, "compare")
+    drop(page, png(), "a.png")
+    drop(page, png(), "b.png")
+    expect(page.locator(".grid li")).to_have_count(2)
+    choose(page, "detect")
+    look(page)
+    drop(page, png(), "c.png")
+    expect(page.locator(".frame img")).to_have_attribute("alt", "c.png")
+
+
+def test_pictures_come_by_paste_and_by_url_and_none_is_fetched_by_the_browser(page: Any, server: Server) -> None:
+    show(page, server.url)
+    choose(page, "detect")
+    pasted = DROP.replace('"drop"', '"paste"').replace("DragEvent", "ClipboardEvent")
+    pasted = pasted.replace("dataTransfer: carried", "clipboardData: carried")
+    page.evaluate(pasted, ["pasted.png", "image/png", base64.b64encode(png()).decode(), ""])
+    expect(page.locator(".frame img")).to_have_attribute("alt", "pasted.png")
+    look(page)
+    page.fill("#address", "https://example.com/cat.jpg")
+    page.keyboard.press("Enter")
+    expect(page.locator(".board bdi")).to_have_text("https://example.com/cat.jpg")
+    told = requests.post(f"{server.url}/v1/detect", files={"image": png(600, 400)}, timeout=10).json()
+    page.route("**/v1/detect", lambda route: route.fulfill(json=told))
+    with page.expect_request("**/v1/detect") as sent:
+        look(page)
+    assert 'name="image"\r\n\r\nhttps://example.com/cat.jpg' in sent.value.post_data
+    assert page.locator(".mark").count() == 1
+    assert "--form-string image=https://example.com/cat.jpg" in tab(page, "curl")
+    assert all(address.startswith((server.url, "data:", "blob:")) for address in page.asked)
+
+
+def test_a_picture_is_taken_with_the_camera(page: Any, server: Server, screens: Path) -> None:
+    show(page, server.url)
+    choose(page, "detect")
+    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("button", name="Take the picture").click()
+    expect(page.locator(".frame img")).to_have_attribute("alt", "camera.jpg")
+    assert page.locator("video").evaluate("video => video.srcObject") is None, "the camera is off again"
+    look(page)
+    assert answer(page)["image"]["format"] == "jpeg"
+    page.screenshot(path=screens / "camera.png")
+
+
+def test_jobs_are_listed_and_ended(page: Any, server: Server, screens: Path) -> None:
+    show(page, server.url)
+    choose(page, "detect")
+    drop(page, png(), "a.png")
+    drop(page, png(), "b.png")
+    page.get_by_label("As a job").check()
+    page.click("#go")
+    expect(page.locator("#status")).to_have_text("0 of 2")
+    page.get_by_role("link", name="Jobs").click()
+    job = page.locator("[data-job]").first
+    expect(job.locator(".state")).to_have_text("Waiting")
+    page.screenshot(path=screens / "jobs.png")
+    job.get_by_role("button", name="End it").click()
+    expect(job.locator(".state")).to_have_text("Cancelled")
+    expect(job.get_by_role("button", name="End it")).to_be_hidden()
+
+
+@pytest.mark.slow  # workers take their time to start
+def test_a_job_s_answers_come_into_the_grid_as_they_are_ready(page: Any, tmp_path: Path, screens: Path) -> None:
+    with running(tmp_path, models={"detect": ["brief"]}, job_workers=1) as server:
+        show(page, server.url)
+        choose(page, "detect")
+        for number in range(12):
+            drop(page, png(40 + number, 40), f"{number}.png")
+        page.get_by_label("As a job").check()
+        page.click("#go")
+        page.wait_for_selector("#status.right", timeout=30_000)
+        assert page.locator(".grid .sign.right").count() == 12
+        page.locator(".cell").nth(3).click()
+        assert answer(page)["image"]["width"] == 43
+        page.get_by_role("link", name="Jobs").click()
+        page.get_by_role("button", name="Show").click()
+        expect(page.locator(".outcomes details")).to_have_count(12)
+        expect(page.locator(".state")).to_have_text("Done")
+        page.screenshot(path=screens / "job.png")
+
+
+def test_health_usage_models_and_numbers_are_shown(page: Any, server: Server, screens: Path) -> None:
+    requests.post(f"{server.url}/v1/detect", files={"image": png()}, timeout=10)
+    show(page, server.url, "#server")
+    expect(page.locator(".card.health .large")).to_have_text("Ready")
+    expect(page.locator(".card.usage tbody")).to_contain_text("fake@1")
+    expect(page.locator(".card.models tbody")).to_contain_text("efficientnet_lite0@1")
+    expect(page.locator(".card.numbers tbody")).to_contain_text("sensorium_requests_total")
+    page.get_by_label("Search").fill("detect")
+    expect(page.locator(".card.numbers tbody tr").first).to_contain_text('task="detect"')
+    page.get_by_label("Sum up by").select_option("task")
+    expect(page.locator(".card.usage tbody")).to_contain_text("detect")
+    page.screenshot(path=screens / "server.png", full_page=True)
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab_alone(page: Any, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:  # the browser's loop runs in this thread
+        key = pool.submit(kept_key, tmp_path / "data", "shop").result()
+    with running(tmp_path, auth="on", models={"detect": ["fake"]}) as server:
+        show(page, server.url)
+        dialog = page.locator("#key-dialog")
+        expect(dialog).to_be_visible()  # the list of models is not for everybody
+        page.fill("#key-field", key)
+        page.keyboard.press("Enter")
+        expect(dialog).to_be_hidden()
+        page.wait_for_selector("#field-model-list option", state="attached")
+        choose(page, "detect")
+        drop(page, png(600, 400))
+        look(page)
+        assert page.evaluate("[JSON.stringify(localStorage), document.cookie, location.href].join()").count(key) == 0
+        assert page.evaluate("sessionStorage.getItem('sensorium-key')") == key
+        assert key not in tab(page, "curl") + tab(page, "Python")
+        assert page.locator("#key-field").input_value() == ""
+
+
+def test_it_is_light_and_nothing_jumps_and_nothing_leaves_the_server(
+    browser: Any, server: Server, record_property: Callable[[str, object], None]
+) -> None:
+    with browsing.fresh_page(browser) as page:
+        page.add_init_script(SHIFTS)
+        show(page, server.url)
+        weights = page.evaluate(
+            "[...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]"
+            ".map((one) => [one.name, one.transferSize])"
+        )
+        choose(page, "detect")
+        drop(page, photograph(), "coffee.jpg", "image/jpeg")
+        look(page)
+        page.locator(".captions span").wait_for()
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        # A shift within half a second of a click is what was clicked for; all others count.
+        jumps = sum(value for value, asked_for in page.evaluate("window.shifts") if not asked_for)
+        assert all(address.startswith((server.url, "data:", "blob:")) for address in page.asked)
+        assert page.wrong == []
+    weight = sum(size for _, size in weights)
+    record_property("weight", weight)
+    record_property("shift", jumps)
+    assert 20_000 < weight <= HEAVIEST, weights
+    assert jumps <= 0.01
+
+
+def test_each_view_fits_a_phone_and_every_control_has_a_name(browser: Any, server: Server, screens: Path) -> None:
+    nameless = """all => all.filter((one) => !one.labels?.length && !one.getAttribute('aria-label') && !one.textContent.trim()
+        && !one.getAttribute('aria-labelledby')).map((one) => one.outerHTML)"""
+    with browsing.fresh_page(browser, viewport={"width": 360, "height": 740}, color_scheme="dark") as page:
+        for view, last in LAST.items():
+            show(page, server.url, view)
+            page.locator(last).first.wait_for()
+            page.eval_on_selector_all("details", "all => all.forEach((one) => one.open = true)")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360, view
+            assert page.eval_on_selector_all("input, select, textarea, button", nameless) == []
+            page.screenshot(path=screens / f"phone{view.replace('#', '-')}.png", full_page=True)
+        show(page, server.url)
+        tasks = page.eval_on_selector_all("input[name=task]", "all => all.map((one) => one.value)")
+        for task in tasks:
+            choose(page, task)
+            page.eval_on_selector_all("details", "all => all.forEach((one) => one.open = true)")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360, task
+            assert page.eval_on_selector_all("input, select, textarea, button", nameless) == []
+
+
+def test_every_task_of_the_server_is_offered(page: Any, server: Server) -> None:
+    show(page, server.url)
+    offered = page.eval_on_selector_all("input[name=task]", "all => all.map((one) => one.value)")
+    assert offered == sorted(requests.get(server.url, timeout=10).json()["tasks"])
+
+
+def test_it_speaks_chinese_all_through(browser: Any, server: Server, screens: Path) -> None:
+    untold = """async () => {
+      const { ZH } = await import(new URL('ui/words.js', location));
+      return [...document.querySelectorAll('[data-say]:not([data-told])')].map((one) => one.dataset.say).filter((key) => key && !ZH[key]);
+    }"""
+    with browsing.fresh_page(browser, locale="zh-CN") as page:
+        for view, last in LAST.items():
+            show(page, server.url, view)
+            page.locator(last).first.wait_for()
+            assert page.evaluate(untold) == [], view
+        show(page, server.url)
+        assert page.get_by_role("link", name="识图").is_visible()
+        choose(page, "detect")
+        drop(page, photograph(), "coffee.jpg", "image/jpeg")
+        look(page)
+        assert page.evaluate(untold) == []
+        assert "物体" in page.locator("#outcome").inner_text()
+        page.screenshot(path=screens / "chinese.png")
+        page.get_by_role("button", name="English").click()
+        assert "Choose pictures" in words(page)
+        page.reload()
+        page.wait_for_selector("#task:not([hidden])")
+        assert "Choose pictures" in words(page), "the choice is remembered"
+
+
+def test_light_and_dark_follow_the_system_and_the_switch(browser: Any, server: Server) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    with browsing.fresh_page(browser, color_scheme="dark") as page:
+        show(page, server.url)
+        assert page.evaluate(ground) == "rgb(19, 21, 23)"
+        page.get_by_role("button", name="Light or dark").click()
+        assert page.evaluate(ground) == "rgb(247, 247, 245)"
+        page.reload()
+        assert page.evaluate(ground) == "rgb(247, 247, 245)"
+
+
+def test_the_keyboard_is_enough(page: Any, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(png(600, 400))
+    show(page, server.url)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.value") == "ask"
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.value") == "detect"
+    page.set_input_files("#files", tmp_path / "cat.png")
+    assert page.evaluate("document.activeElement.id") == "go"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#status.right")
+    page.get_by_role("tab", name="Answer").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.id") == "tab-JSON"
