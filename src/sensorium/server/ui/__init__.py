@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from starlette.requests import Request
@@ -46,6 +47,7 @@ def wanted(accept: str) -> bool:
     return "text/html" in accepted and "application/json" not in accepted
 
 
+@functools.cache
 def page() -> Reply:
     """The page at `/`."""
     headers = {

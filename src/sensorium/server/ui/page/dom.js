@@ -31,8 +31,9 @@ export function button(key, act, attributes = {}) {
 export const language = () => document.documentElement.lang;
 
 // What is told by the server may be in no dictionary: it then stays as it is.
-export function text(key, values = {}) {
+export function text(key, values) {
   const found = (language() === "zh" && Object.hasOwn(ZH, key) && ZH[key]) || key;
+  if (!values) return found; // words of the server may have braces of their own
   return found.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 }
 
@@ -70,6 +71,9 @@ export function speak(chosen) {
 }
 
 // ---- small things
+
+// Words of the server's with `code` in them.
+export const prose = (words) => words.split("`").map((part, place) => (place % 2 ? make("code", {}, part) : part));
 
 export const prettified = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 

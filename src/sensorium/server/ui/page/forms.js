@@ -61,7 +61,15 @@ function listed(field, id) {
 
 function structured(field, id) {
   const input = make("textarea", { id, rows: 2, spellcheck: "false", class: "code", placeholder: field.type === "array" ? "[…]" : "{…}" });
-  return { input, value: () => (input.value.trim() === "" ? undefined : JSON.parse(input.value)) };
+  return { input, value: () => (input.value.trim() === "" ? undefined : parsed(field.name, input.value)) };
+}
+
+function parsed(name, written) {
+  try {
+    return JSON.parse(written);
+  } catch (error) {
+    throw new SyntaxError(`${name}: ${error.message}`);
+  }
 }
 
 function number(field, id) {

@@ -5,7 +5,7 @@ import { make, say, shape } from "./dom.js";
 const COLOURS = ["#d11149", "#0072b2", "#2f7d32", "#8e24aa", "#b45309", "#00695c"]; // white words can be read on each
 const MOST = 2000; // marks; more would be a picture of nothing else
 
-const isPlace = (point) => Array.isArray(point) && point.length === 2 && point.every(Number.isFinite);
+export const isPlace = (point) => Array.isArray(point) && point.length === 2 && point.every(Number.isFinite);
 
 function outlineOf(thing) {
   const { left, top, right, bottom } = thing.box || {};
@@ -71,12 +71,20 @@ export function frame(picture, scene) {
 }
 
 function shown(picture, size, measured) {
-  const image = make("img", { src: picture.address, alt: picture.name, decoding: "async", draggable: "false" });
-  if (measured) image.addEventListener("load", () => size(image.naturalWidth, image.naturalHeight));
-  image.addEventListener("error", () => {
+  // The same node wherever the picture is drawn anew, so that nothing flickers.
+  const image = (picture.image ??= make("img", { src: picture.address, alt: picture.name, loading: "lazy", draggable: "false" }));
+  const measure = () => measured && size(image.naturalWidth, image.naturalHeight);
+  const fail = () => {
     image.replaceWith(board(picture));
     if (measured) size(4, 3);
-  });
+  };
+  if (image.naturalWidth) measure();
+  else if (picture.broken) queueMicrotask(fail); // once it stands in its frame
+  image.onload = measure;
+  image.onerror = () => {
+    picture.broken = true;
+    fail();
+  };
   return image;
 }
 

@@ -134,5 +134,5 @@ async function page(id, more, after) {
 
 function outcomeView({ index, result, error }) {
   const name = say("Item {number}", { number: index + 1 });
-  return make("details", { open: Boolean(error) }, make("summary", {}, name, " ", brief({ result, error })), result ? answerView(result) : errorView({ ...error, server: true }));
+  return make("details", { open: Boolean(error) }, make("summary", {}, name, " ", brief({ result, error })), result ? answerView(result) : errorView(error));
 }

@@ -3,8 +3,9 @@ import { button, find, make, prettified, put, say, told } from "./dom.js";
 import { curl, python } from "./code.js";
 import { asText, controlOf, isLong } from "./forms.js";
 import { frame, linked, scenesOf } from "./frame.js";
+import { keep, kept } from "./kept.js";
 import { forget, receive } from "./pictures.js";
-import { answerView, brief, errorView, tabbed } from "./results.js";
+import { answerView, brief, errorView, showsCommands, tabbed } from "./results.js";
 import { Refusal, ask, json } from "./server.js";
 import { follow } from "./streams.js";
 import { watched } from "./watch.js";
@@ -13,7 +14,7 @@ const LARGE = 20; // pictures from which a job is the better way
 const MOST_SHOWN = 2; // small fields of a task that are shown at once
 
 const state = {
-  tasks: [], models: [], task: null, controls: [], pictures: [], outcomes: new Map(), whole: null, open: null, leaving: null,
+  tasks: [], models: [], task: null, controls: [], pictures: [], outcomes: new Map(), whole: null, open: null, leaving: null, job: false,
 };
 // `outcomes`: what became of each picture, by its id; `whole`: the answer to all of them together, or without any.
 
@@ -31,7 +32,7 @@ export function start() {
 export function offer(tasks, models) {
   Object.assign(state, { tasks, models });
   find("#loading").hidden = true;
-  const remembered = tasks.find((task) => task.name === sessionStorage.getItem("sensorium-task"));
+  const remembered = tasks.find((task) => task.name === kept("sessionStorage", "sensorium-task"));
   form.hidden = false;
   drawForm(remembered || tasks.find((task) => task.name === "analyze") || tasks[0]);
 }
@@ -40,8 +41,9 @@ export function offer(tasks, models) {
 
 function drawForm(task) {
   state.task = task;
-  sessionStorage.setItem("sensorium-task", task.name);
-  const modelsHere = state.models.filter((one) => one.tasks.includes(task.name) || one.tasks.includes("*")).map((one) => one.name);
+  keep("sessionStorage", "sensorium-task", task.name);
+  const usable = state.models.filter((one) => one.name && ["ready", "loaded"].includes(one.state));
+  const modelsHere = usable.filter((one) => one.tasks.includes(task.name) || one.tasks.includes("*")).map((one) => one.name);
   state.controls = task.fields.map((field) => controlOf(field, [...new Set(modelsHere)]));
   const own = state.controls.filter(({ field }) => !field.shared);
   const first = [...own.filter(({ field }) => isLong(field)).slice(0, 1), ...own.filter(({ field }) => isSmall(field)).slice(0, MOST_SHOWN)];
@@ -63,7 +65,10 @@ function drawForm(task) {
     event.preventDefault();
     run();
   };
-  form.oninput = () => drawOutcome();
+  form.oninput = () => showsCommands() && drawOutcome();
+  form.onkeydown = (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  };
   changed();
 }
 
@@ -92,10 +97,11 @@ function chooser(current) {
 
 // ---- pictures
 
-// Those that have been looked at make room for what comes.
+// Those that have been looked at make room for what comes, unless the task needs more than there are.
 function add(pictures) {
   leave();
-  const old = state.whole || state.outcomes.size ? state.pictures : [];
+  const wanted = state.pictures.length < (state.task?.least ?? 0);
+  const old = wanted ? [] : state.pictures.filter((picture) => picture.looked);
   old.forEach(forget);
   state.pictures = [...state.pictures.filter((picture) => !old.includes(picture)), ...pictures];
   if (location.hash && location.hash !== "#look") location.hash = "#look";
@@ -242,7 +248,7 @@ function summaryOfAll() {
   const rows = outcomes.map(([picture, became]) => {
     const open = make("button", { type: "button", class: "plain" }, make("bdi", {}, picture.name));
     open.addEventListener("click", () => openOne(picture.id));
-    return make("tr", {}, make("td", {}, open), make("td", {}, became ? brief(became) || say("done") : say("waiting")));
+    return make("tr", {}, make("td", {}, open), make("td", {}, became ? (became.error ? told(became.error.message) : brief(became) || say("done")) : say("waiting")));
   });
   const node = make("div", { class: "scroll", tabindex: 0 }, make("table", {}, make("tbody", {}, rows)));
   return { node, value: { results: outcomes.map(([, became]) => became?.result ?? (became?.error && { error: { code: became.error.code, message: became.error.message } }) ?? null) } };
@@ -285,6 +291,7 @@ async function run() {
   const { task, pictures } = state;
   if (pictures.length < task.least) return tell(task.least > 1 ? "Add {count} pictures first." : "Add a picture first.", { count: task.least }, "wrong");
   const leaving = (state.leaving = new AbortController());
+  state.job = false;
   clearOutcomes();
   drawStage();
   drawOutcome();
@@ -292,6 +299,7 @@ async function run() {
   go.classList.add("busy");
   tell("Waiting for the answer…");
   const begun = performance.now();
+  for (const picture of pictures) picture.looked = true;
   try {
     if (!isOne() && later.box.checked) await runJob(leaving.signal);
     else if (!isOne()) await runList(leaving.signal);
@@ -320,7 +328,7 @@ function became(result) {
 
 function failed(error, signal) {
   if (signal.aborted) {
-    tell("Stopped.");
+    tell(state.job ? "It goes on without you: see Jobs." : "Stopped.");
     if (said?.textContent) state.whole = { error: { message: "Stopped before the end.", code: "" }, heard: said.textContent };
     return;
   }
@@ -371,18 +379,16 @@ async function runStream(signal) {
 async function runJob(signal) {
   const order = parts().map(([, picture]) => picture);
   const job = await json("/v1/jobs", { method: "POST", body: bodyOf({ task: state.task.name }), headers: { "Idempotency-Key": crypto.randomUUID?.() || String(Math.random()) }, signal });
+  state.job = true;
   tell("{done} of {total}", { done: 0, total: order.length });
-  let waiting = null;
-  const draw = () => {
-    waiting = null;
-    if (state.leaving) drawStage();
-  };
   await watched(job.id, {
     signal,
     item({ index, result, error }) {
-      if (!order[index]) return;
-      state.outcomes.set(order[index].id, result ? { result } : { error });
-      waiting ??= requestAnimationFrame(draw); // many come at once
+      const picture = order[index];
+      if (!picture || signal.aborted) return;
+      state.outcomes.set(picture.id, result ? { result } : { error });
+      if (state.open === picture.id) openOne(picture.id);
+      else find(`[data-cell="${picture.id}"]`, stage)?.replaceWith(cellOf(picture));
     },
     progress: ({ settled, total }) => tell("{done} of {total}", { done: settled, total }),
     lost: (tries) => tell("The connection broke. Coming back… ({tries})", { tries }, "wrong"),

@@ -1,6 +1,7 @@
 // The page at `/`. Nothing on it comes from another server, and everything that it shows goes in as text.
 import { find, language, put, speak, text } from "./dom.js";
 import * as jobs from "./jobs.js";
+import { keep } from "./kept.js";
 import * as look from "./look.js";
 import { json, key, news, useKey } from "./server.js";
 import * as status from "./status.js";
@@ -22,14 +23,6 @@ function turn() {
   VIEWS[name].show(find(`#${name}`));
 }
 
-function remember(name, value) {
-  try {
-    localStorage.setItem(name, value);
-  } catch {
-    // It then holds until the page is closed.
-  }
-}
-
 function tools() {
   const root = document.documentElement;
   find("#theme").addEventListener("click", () => {
@@ -37,11 +30,11 @@ function tools() {
     const now = root.dataset.theme || (systemIsDark ? "dark" : "light");
     const next = now === "dark" ? "light" : "dark";
     root.dataset.theme = next === (systemIsDark ? "dark" : "light") ? "" : next;
-    remember("sensorium-theme", root.dataset.theme);
+    keep("localStorage", "sensorium-theme", root.dataset.theme);
   });
   find("#language").addEventListener("click", () => {
     speak(language() === "zh" ? "en" : "zh");
-    remember("sensorium-language", language());
+    keep("localStorage", "sensorium-language", language());
     other();
   });
 }

@@ -61,6 +61,7 @@ export function receive(add) {
     if (!event.clipboardData || event.target.closest("input, textarea, dialog")) return;
     give(await carried(event.clipboardData));
   });
+  find("#empty").addEventListener("click", () => find("#files").click());
   find("#files").addEventListener("change", (event) => {
     give([...event.target.files].map(ofFile));
     event.target.value = "";

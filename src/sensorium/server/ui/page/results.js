@@ -1,6 +1,6 @@
 // Answers as people read them: words, tables, pictures; each part known by its shape. Values may be hostile: they are text.
-import { copied, make, prettified, say, seconds, told } from "./dom.js";
-import { percent } from "./frame.js";
+import { copied, make, prettified, prose, say, seconds, told } from "./dom.js";
+import { isPlace, percent } from "./frame.js";
 
 const MOST_ROWS = 500;
 const LONGEST = 2000; // characters of a text in a table or in JSON; pictures in base64 have millions
@@ -58,7 +58,7 @@ function cell(name, value) {
   if (typeof value === "number") return SHARES.test(name) && value >= 0 && value <= 1 ? meter(value) : String(Math.round(value * 1000) / 1000);
   if (typeof value === "boolean") return say(value ? "yes" : "no");
   if (typeof value === "string") return worded(value);
-  if (isBox(value)) return make("span", { class: "numbers" }, `${[value.left, value.top].map(Math.round).join(", ")} – ${[value.right, value.bottom].map(Math.round).join(", ")}`);
+  if (isBox(value)) return edges([value.left, value.right], [value.top, value.bottom]);
   if (Array.isArray(value)) return listed(value);
   return Object.entries(value).filter(([, one]) => !isEmpty(one)).map(([inner, one]) => make("div", { class: "inner" }, told(prettified(inner)), " ", cell(inner, one)));
 }
@@ -73,9 +73,16 @@ function worded(value) {
   return make("bdi", {}, value.length > LONGEST ? `${value.slice(0, LONGEST)}…` : value);
 }
 
+// From the upper left corner to the lower right one.
+function edges(xs, ys) {
+  const [left, right] = [Math.min(...xs), Math.max(...xs)].map(Math.round);
+  const [top, bottom] = [Math.min(...ys), Math.max(...ys)].map(Math.round);
+  return make("span", { class: "numbers" }, `${left}, ${top} – ${right}, ${bottom}`);
+}
+
 function listed(value) {
   if (value.every((one) => typeof one === "number") && value.length > 4) return say("{count} numbers", { count: value.length });
-  if (value.every((one) => Array.isArray(one) && one.length === 2 && one.every(Number.isFinite))) return make("span", { class: "numbers" }, value.map((place) => place.map(Math.round).join(",")).join(" "));
+  if (value.length > 2 && value.every(isPlace)) return edges(value.map(([x]) => x), value.map(([, y]) => y));
   return make("bdi", {}, value.map((one) => (typeof one === "object" ? JSON.stringify(one) : String(one))).join(", ").slice(0, LONGEST));
 }
 
@@ -102,7 +109,7 @@ function about({ meta = {}, image }) {
 }
 
 export function errorView(error) {
-  const node = make("div", { class: "error", role: "alert" }, make("p", {}, error.server ? error.message : told(error.message)));
+  const node = make("div", { class: "error", role: "alert" }, make("p", {}, error.message.includes("`") ? prose(error.message) : told(error.message)));
   const small = [error.code, error.trace].filter(Boolean).map((one) => make("code", {}, one));
   if (small.length) node.append(make("p", { class: "quiet" }, small));
   const wait = error.wait ?? error.retry_after_seconds;
@@ -113,7 +120,8 @@ export function errorView(error) {
 // An outcome in a few words: its first names or texts.
 export function brief({ result, error }) {
   if (error) return make("bdi", {}, error.code || error.message);
-  const first = Object.values(result).find((one) => isTable(one) && typeof (one[0].name ?? one[0].text) === "string");
+  const parts = [result, ...Object.values(result).filter(isObject)].flatMap(Object.values);
+  const first = parts.find((one) => isTable(one) && typeof (one[0].name ?? one[0].text) === "string");
   const words = first ? first.slice(0, 3).map((one) => one.name ?? one.text).join(", ") : result.text;
   return typeof words === "string" && words ? make("bdi", {}, words.slice(0, 200)) : null;
 }
@@ -125,6 +133,8 @@ const shortened = (name, value) => (typeof value === "string" && value.length > 
 const block = (words, whole = words) => make("div", { class: "block" }, copied(() => whole), make("pre", { tabindex: 0 }, make("code", {}, words)));
 
 let chosen = "Answer"; // stays when another answer comes
+
+export const showsCommands = () => chosen === "curl" || chosen === "Python";
 
 export function tabbed(answer, commands) {
   const views = {

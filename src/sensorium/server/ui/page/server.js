@@ -1,12 +1,13 @@
 // How the server is asked. Everything goes to where the page came from.
+import { keep, kept } from "./kept.js";
 
 export const folder = new URL(".", location.href);
 export const address = (path) => new URL(path.replace(/^\//, ""), folder);
 
 const KEY = "sensorium-key";
 
-export const key = () => sessionStorage.getItem(KEY) || "";
-export const useKey = (given) => (given ? sessionStorage.setItem(KEY, given) : sessionStorage.removeItem(KEY));
+export const key = () => kept("sessionStorage", KEY);
+export const useKey = (given) => keep("sessionStorage", KEY, given);
 
 export const news = new EventTarget(); // "key": the server asks for one
 

@@ -1,5 +1,6 @@
 // What the server is doing: health, models, usage, numbers.
 import { button, make, named, prettified, put, say, told } from "./dom.js";
+import { measured, tiles } from "./live.js";
 import { errorView } from "./results.js";
 import { ask, json, refused } from "./server.js";
 
@@ -10,8 +11,9 @@ let by = "model";
 
 export function show(section) {
   view = section;
+  hide();
   leaving = new AbortController();
-  const parts = [["Health", health], ["Usage", usage], ["Models", models], ["Numbers", numbers]];
+  const parts = [["Now", tiles], ["Health", health], ["Usage", usage], ["Models", models], ["Numbers", numbers]];
   view.replaceChildren(
     make("div", { class: "title" }, make("h2", {}, say("Server")), button("Refresh", () => show(view))),
     make("div", { class: "cards" }, parts.map(([title, fill]) => card(title, fill))));
@@ -78,23 +80,8 @@ async function models(signal) {
   return table(["Name", "Tasks", "Licence", "State"], rows);
 }
 
-// The page for Prometheus: lines `name{labels} value`, with `# HELP name words` before.
-function parsed(page) {
-  const helps = new Map();
-  const rows = [];
-  for (const line of page.split("\n")) {
-    const help = /^# HELP (\S+) (.*)$/.exec(line);
-    if (help) helps.set(help[1], help[2]);
-    const one = /^([a-z_][\w]*)(\{.*\})? (\S+)$/i.exec(line);
-    if (one && !one[1].endsWith("_bucket")) rows.push({ name: one[1], labels: one[2] || "", value: Number(one[3]), help: helps.get(one[1]) || "" });
-  }
-  return rows;
-}
-
 async function numbers(signal) {
-  const reply = await ask("/metrics", { signal });
-  if (!reply.ok) throw await refused(reply);
-  const rows = parsed(await reply.text());
+  const rows = await measured(signal);
   const field = named(named(make("input", { type: "search", spellcheck: "false" }), "placeholder", "Search"), "aria-label", "Search");
   const body = make("div");
   const draw = () => {
