@@ -77,7 +77,7 @@ function worded(value) {
 function edges(xs, ys) {
   const [left, right] = [Math.min(...xs), Math.max(...xs)].map(Math.round);
   const [top, bottom] = [Math.min(...ys), Math.max(...ys)].map(Math.round);
-  return make("span", { class: "numbers" }, `${left}, ${top} – ${right}, ${bottom}`);
+  return make("span", { class: "place" }, `${left}, ${top} – ${right}, ${bottom}`);
 }
 
 function listed(value) {
