@@ -239,6 +239,37 @@ def test_a_turned_photograph_is_upright_and_so_are_its_boxes(page: Any, server: 
     page.screenshot(path=screens / "faces.png")
 
 
+def test_an_answer_about_several_pictures_is_drawn_on_each_of_them(page: Any, server: Server) -> None:
+    about = {"width": 600, "height": 400, "format": "png", "scale": 1.0}
+    told = {"faces": [{"image": about, "box": BOX}, {"image": about, "box": {**BOX, "left": 20}}], "same": True}
+    page.route("**/v1/compare", lambda route: route.fulfill(json=told))
+    show(page, server.url)
+    choose(page, "compare")
+    drop(page, png(600, 400), "a.png")
+    drop(page, png(600, 400), "b.png")
+    look(page)
+    drawn = page.locator(".grid .mark .line").evaluate_all("all => all.map((one) => one.getAttribute('d'))")
+    assert drawn == ["M40 30L200 30L200 180L40 180Z", "M20 30L200 30L200 180L20 180Z"]
+    assert page.locator(".facts").inner_text().split() == ["Same", "yes"]
+
+
+def test_an_answer_that_is_a_picture_is_shown_in_its_place(page: Any, server: Server) -> None:
+    about = {"width": 600, "height": 400, "format": "jpeg", "scale": 1.0}
+    blurred = base64.b64encode(jpeg(600, 400)).decode()
+    told = {"image": about, "media_type": "image/jpeg", "data": blurred, "width": 600, "height": 400}
+    page.route("**/v1/detect", lambda route: route.fulfill(json=told))
+    show(page, server.url)
+    choose(page, "detect")
+    drop(page, png(600, 400), "a.png")
+    look(page)
+    expect(page.locator(".frame img")).to_have_attribute("src", f"data:image/jpeg;base64,{blurred}")
+    assert page.locator(".frame img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 600
+    with page.expect_download() as saved:
+        page.get_by_text("Save").click()
+    assert saved.value.path().read_bytes() == jpeg(600, 400)
+    assert page.wrong == []
+
+
 def test_what_is_pointed_at_in_the_table_is_lit_in_the_picture(page: Any, server: Server) -> None:
     show(page, server.url)
     choose(page, "read")
@@ -500,6 +531,25 @@ def test_jobs_are_listed_and_ended(page: Any, server: Server, screens: Path) -> 
     job.get_by_role("button", name="End it").click()
     expect(job.locator(".state")).to_have_text("Cancelled")
     expect(job.get_by_role("button", name="End it")).to_be_hidden()
+
+
+def test_a_job_is_watched_again_when_the_connection_is_back(page: Any, server: Server, network: Relay) -> None:
+    page.clock.install()
+    show(page, network.url)
+    choose(page, "detect")
+    drop(page, png(), "a.png")
+    drop(page, png(), "b.png")
+    page.get_by_label("As a job").check()
+    page.click("#go")
+    expect(page.locator("#status")).to_have_text("0 of 2")
+    network.cut()
+    expect(page.locator("#status")).to_contain_text("Coming back")
+    network.mend()
+    page.clock.fast_forward(2000)
+    expect(page.locator("#status")).to_have_text("Connected again.")
+    job = requests.get(f"{server.url}/v1/jobs", timeout=10).json()["jobs"][0]
+    requests.delete(f"{server.url}/v1/jobs/{job['id']}", timeout=10)
+    page.wait_for_selector("#status.right")
 
 
 @pytest.mark.slow  # workers take their time to start

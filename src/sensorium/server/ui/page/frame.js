@@ -42,6 +42,17 @@ function walk(thing, path, found) {
   }
 }
 
+// ---- pictures in answers
+
+const INLINE = /^data:image\/(png|jpeg|webp|gif|avif);base64,[\w+/=]+$/; // no SVG: it is a document
+
+export const inline = (text) => (INLINE.test(text) ? text : null);
+
+// The picture that an answer is: `data` in base64, with its `media_type`; null where it is none.
+export function pictureOf(thing) {
+  return typeof thing?.data === "string" && typeof thing.media_type === "string" ? inline(`data:${thing.media_type};base64,${thing.data}`) : null;
+}
+
 const isSized = (thing) => Number.isFinite(thing?.image?.width) && Number.isFinite(thing?.image?.height);
 
 // The parts of an answer that are about one picture each, in the order of the pictures.
@@ -61,7 +72,9 @@ export function frame(picture, scene) {
     node.style.setProperty("--h", height);
     node.classList.add("sized");
   };
-  node.append(picture.address ? shown(picture, size, !scene) : board(picture));
+  const given = scene && pictureOf(scene.answer);
+  if (given) node.append(make("img", { src: given, alt: picture.name, draggable: "false" }));
+  else node.append(picture.address ? shown(picture, size, !scene) : board(picture));
   if (scene) {
     const { width, height } = scene.answer.image;
     size(width, height);

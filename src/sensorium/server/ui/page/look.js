@@ -1,14 +1,13 @@
 // The main view: pictures, a task, and what comes of it.
-import { button, find, make, prettified, put, say, told } from "./dom.js";
+import { askAloud, askAtOnce, askForJob, partsOf } from "./asking.js";
 import { curl, python } from "./code.js";
-import { asText, controlOf, isLong } from "./forms.js";
+import { button, find, make, prettified, put, say, told } from "./dom.js";
+import { controlOf, isLong } from "./forms.js";
 import { frame, linked, scenesOf } from "./frame.js";
 import { keep, kept } from "./kept.js";
 import { forget, receive } from "./pictures.js";
 import { answerView, brief, errorView, showsCommands, tabbed } from "./results.js";
-import { Refusal, ask, json } from "./server.js";
-import { follow } from "./streams.js";
-import { watched } from "./watch.js";
+import { Refusal } from "./server.js";
 
 const LARGE = 20; // pictures from which a job is the better way
 const MOST_SHOWN = 2; // small fields of a task that are shown at once
@@ -262,21 +261,7 @@ function values() {
   return Object.fromEntries(pairs.filter(([, value]) => value !== undefined).map(([{ name }, value]) => [name, value]));
 }
 
-// Each picture with the field that it goes into. Files come first, for so the server takes them.
-function parts() {
-  const { task, pictures } = state;
-  if (!task.singles.length && !task.list) return [];
-  const sorted = pictures.toSorted((one, other) => Boolean(other.file) - Boolean(one.file));
-  if (!isOne()) return sorted.map((picture) => [task.singles[0], picture]);
-  return pictures.map((picture, place) => [task.singles[place] || task.list || task.singles[0], picture]);
-}
-
-function bodyOf(more) {
-  const body = new FormData();
-  for (const [field, picture] of parts()) body.append(field, ...(picture.file ? [picture.file, picture.name] : [picture.url]));
-  for (const [name, value] of Object.entries({ ...values(), ...more })) body.append(name, asText(value));
-  return body;
-}
+const parts = () => partsOf(state.task, state.pictures, isOne());
 
 function commands() {
   try {
@@ -291,6 +276,7 @@ async function run() {
   const { task, pictures } = state;
   if (pictures.length < task.least) return tell(task.least > 1 ? "Add {count} pictures first." : "Add a picture first.", { count: task.least }, "wrong");
   const leaving = (state.leaving = new AbortController());
+  for (const picture of pictures) picture.looked = true;
   state.job = false;
   clearOutcomes();
   drawStage();
@@ -299,22 +285,57 @@ async function run() {
   go.classList.add("busy");
   tell("Waiting for the answer…");
   const begun = performance.now();
-  for (const picture of pictures) picture.looked = true;
-  try {
-    if (!isOne() && later.box.checked) await runJob(leaving.signal);
-    else if (!isOne()) await runList(leaving.signal);
-    else if (task.says) await runStream(leaving.signal);
-    else became(await json(task.path, { method: "POST", body: bodyOf({}), signal: leaving.signal }));
-    if (state.leaving === leaving) tell("Answered after {seconds} s", { seconds: ((performance.now() - begun) / 1000).toFixed(2) }, "right");
-  } catch (error) {
-    if (state.leaving === leaving) failed(error, leaving.signal);
-  } finally {
-    if (state.leaving === leaving) {
-      resting();
-      drawStage();
-      drawOutcome();
-    }
-  }
+  const failure = await asked(task, leaving.signal).then(() => null, (error) => error);
+  if (state.leaving !== leaving) return; // something else was begun
+  if (failure) failed(failure, leaving.signal);
+  else tell("Answered after {seconds} s", { seconds: ((performance.now() - begun) / 1000).toFixed(2) }, "right");
+  resting();
+  drawStage();
+  drawOutcome();
+}
+
+async function asked(task, signal) {
+  const order = parts();
+  if (!isOne() && later.box.checked) return askForJob(task, order, values(), { signal, ...tellingOfJob(order, signal) });
+  if (isOne() && task.says) return settle(order, await askAloud(task, order, values(), { signal, ...tellingOfWords() }), signal);
+  return settle(order, await askAtOnce(task, order, values(), signal), signal);
+}
+
+function settle(order, answer, signal) {
+  if (signal.aborted) return;
+  if (isOne()) state.whole = { result: answer };
+  else order.forEach(([, picture], place) => state.outcomes.set(picture.id, answer.results[place]));
+}
+
+const connection = {
+  lost: (tries) => tell("The connection broke. Coming back… ({tries})", { tries }, "wrong"),
+  found: () => tell("Connected again."),
+};
+
+function tellingOfWords() {
+  said = make("p", { class: "said", dir: "auto" });
+  outcome.replaceChildren(make("div", { class: "answer live" }, said));
+  const hear = (kind, data) => {
+    if (kind === "delta") said.append(data.text);
+    else if (kind === "progress") tell("{done} of {total}", data);
+  };
+  return { hear, ...connection };
+}
+
+function tellingOfJob(order, signal) {
+  const progress = ({ settled, total }) => tell("{done} of {total}", { done: settled, total });
+  const begun = (job) => {
+    state.job = true;
+    progress(job.progress);
+  };
+  const item = ({ index, result, error }) => {
+    const picture = order[index]?.[1];
+    if (!picture || signal.aborted) return;
+    state.outcomes.set(picture.id, result ? { result } : { error });
+    if (state.open === picture.id) openOne(picture.id);
+    else find(`[data-cell="${picture.id}"]`, stage)?.replaceWith(cellOf(picture));
+  };
+  return { begun, item, progress, ...connection };
 }
 
 function tell(key, given, kind = "") {
@@ -322,77 +343,14 @@ function tell(key, given, kind = "") {
   put(status, key, given);
 }
 
-function became(result) {
-  state.whole = { result };
-}
-
 function failed(error, signal) {
   if (signal.aborted) {
     tell(state.job ? "It goes on without you: see Jobs." : "Stopped.");
-    if (said?.textContent) state.whole = { error: { message: "Stopped before the end.", code: "" }, heard: said.textContent };
+    if (said?.textContent) state.whole = { error: { message: "Stopped before the end." }, heard: said.textContent };
     return;
   }
   tell("No answer.", {}, "wrong");
-  if (error.results) return settleAll(error.results);
+  if (error.results) return parts().forEach(([, picture], place) => state.outcomes.set(picture.id, error.results[place]));
   const known = error instanceof Refusal || error instanceof SyntaxError;
-  state.whole = { error: known ? error : { message: "The server cannot be reached. Does it still run?", code: "" }, heard: said?.textContent };
+  state.whole = { error: known ? error : { message: "The server cannot be reached. Does it still run?" }, heard: said?.textContent };
 }
-
-async function runList(signal) {
-  const { results } = await json(state.task.path, { method: "POST", body: bodyOf({}), signal });
-  settleAll(results);
-}
-
-function settleAll(results) {
-  parts().forEach(([, picture], place) => state.outcomes.set(picture.id, results[place]));
-}
-
-async function runStream(signal) {
-  const { path } = state.task;
-  let identity = "";
-  let asked = false;
-  said = make("p", { class: "said", dir: "auto" });
-  signal.addEventListener("abort", () => {
-    if (identity && asked) ask(`/v1/streams/${identity}`, { method: "DELETE", keepalive: true }).catch(() => {});
-  });
-  outcome.replaceChildren(make("div", { class: "answer live" }, said));
-  let failure = null;
-  await follow({
-    signal,
-    first: (inner) => ask(path, { method: "POST", body: bodyOf({ stream: true }), headers: { Accept: "text/event-stream" }, signal: inner }),
-    again: (last, inner) => ask(`/v1/streams/${identity}`, { headers: { "Last-Event-ID": last }, signal: inner }),
-    lost: (tries) => tell("The connection broke. Coming back… ({tries})", { tries }, "wrong"),
-    found: () => tell("Connected again."),
-    hear(kind, data) {
-      asked = kind !== "end";
-      if (kind === "stream" && /^[0-9a-f]{32}$/.test(data.id)) identity = data.id;
-      else if (kind === "delta") said.append(data.text);
-      else if (kind === "progress") tell("{done} of {total}", data);
-      else if (kind === "result") became(data);
-      else if (kind === "error") failure = new Refusal(data.error);
-    },
-  });
-  if (failure) throw failure;
-  if (!state.whole) throw new Refusal({ message: "The answer has no end.", code: "stream_broken" });
-}
-
-async function runJob(signal) {
-  const order = parts().map(([, picture]) => picture);
-  const job = await json("/v1/jobs", { method: "POST", body: bodyOf({ task: state.task.name }), headers: { "Idempotency-Key": crypto.randomUUID?.() || String(Math.random()) }, signal });
-  state.job = true;
-  tell("{done} of {total}", { done: 0, total: order.length });
-  await watched(job.id, {
-    signal,
-    item({ index, result, error }) {
-      const picture = order[index];
-      if (!picture || signal.aborted) return;
-      state.outcomes.set(picture.id, result ? { result } : { error });
-      if (state.open === picture.id) openOne(picture.id);
-      else find(`[data-cell="${picture.id}"]`, stage)?.replaceWith(cellOf(picture));
-    },
-    progress: ({ settled, total }) => tell("{done} of {total}", { done: settled, total }),
-    lost: (tries) => tell("The connection broke. Coming back… ({tries})", { tries }, "wrong"),
-    found: () => tell("Connected again."),
-  });
-}
-

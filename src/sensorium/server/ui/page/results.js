@@ -1,17 +1,15 @@
 // Answers as people read them: words, tables, pictures; each part known by its shape. Values may be hostile: they are text.
 import { copied, make, prettified, prose, say, seconds, told } from "./dom.js";
-import { isPlace, percent } from "./frame.js";
+import { inline, isPlace, percent, pictureOf } from "./frame.js";
 
 const MOST_ROWS = 500;
 const LONGEST = 2000; // characters of a text in a table or in JSON; pictures in base64 have millions
 const SHARES = /(^|_)(score|share|brightness|rate)$/;
-const INLINE = /^data:image\/(png|jpeg|webp|gif|avif);base64,[\w+/=]+$/;
 const ASIDE = new Set(["meta", "image"]);
 
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 const isEmpty = (value) => value === null || value === "" || (typeof value === "object" && !Object.keys(value).length);
 const isBox = (value) => isObject(value) && ["left", "top", "right", "bottom"].every((edge) => Number.isFinite(value[edge]));
-const isPicture = (value) => isObject(value) && typeof value.data === "string" && /^image\/[\w.+-]+$/.test(value.media_type || "");
 const isTable = (value) => Array.isArray(value) && value.length > 0 && value.every(isObject);
 
 export function answerView(answer) {
@@ -23,10 +21,11 @@ function part(value, path) {
   const at = (name) => (path ? `${path}.${name}` : name);
   const nodes = [];
   const said = [];
-  if (isPicture(value)) nodes.push(pictured(`data:${value.media_type};base64,${value.data}`));
+  const picture = pictureOf(value);
+  if (picture) nodes.push(pictured(picture), make("a", { class: "button", href: picture, download: "picture" }, say("Save")));
   const plain = [];
   for (const [name, one] of inner) {
-    if (isPicture(value) && ["data", "media_type"].includes(name)) continue;
+    if (picture && name === "data") continue;
     if (name === "text" && typeof one === "string") said.push(make("p", { class: "said", dir: "auto" }, one));
     else if (isTable(one)) nodes.push(titled(name, table(one, at(name))));
     else if (Array.isArray(one) && one.length && one.every((word) => typeof word === "string")) nodes.push(titled(name, sentences(one)));
@@ -41,9 +40,7 @@ function part(value, path) {
 const titled = (name, ...inner) => make("section", {}, make("h3", {}, told(prettified(name))), inner);
 const sentences = (list) => make("ul", {}, list.slice(0, MOST_ROWS).map((one) => make("li", { dir: "auto" }, one)));
 
-function pictured(address) {
-  return INLINE.test(address) ? make("img", { class: "given", src: address, alt: "" }) : make("p", { class: "quiet" }, say("A picture that this browser cannot show"));
-}
+const pictured = (address) => make("img", { class: "given", src: address, alt: "" });
 
 function table(rows, path) {
   const columns = [...new Set(rows.slice(0, MOST_ROWS).flatMap((row) => Object.keys(row).filter((name) => !isEmpty(row[name]))))];
@@ -69,7 +66,7 @@ function worded(value) {
     patch.style.setProperty("background", value);
     return [patch, make("code", {}, value)];
   }
-  if (INLINE.test(value)) return pictured(value);
+  if (inline(value)) return pictured(value);
   return make("bdi", {}, value.length > LONGEST ? `${value.slice(0, LONGEST)}…` : value);
 }
 

@@ -8,14 +8,13 @@ const MOST_TRIES = 150; // in a row, without an event in between: five minutes
 const PASSING = new Set([408, 429, 500, 502, 503, 504]);
 
 // Calls `hear(kind, data)` for each event up to the end. `first(signal)` asks; `again(last, signal)` goes on after the event
-// whose id is `last`; `lost(tries)` and `found()` are told how the connection is. Raises a Refusal, or an AbortError when
+// whose id is `last`, and where `harmless` says that asking twice asks for nothing new, `first` does before any; `lost(tries)` and `found()` are told how the connection is. Raises a Refusal, or an AbortError when
 // `signal` says so.
-export async function follow({ first, again, hear, lost, found, signal }) {
+export async function follow({ first, again, hear, lost, found, signal, harmless = false }) {
   let last = "";
   let tries = 0;
   const heard = (event) => {
     if (event.id) last = event.id;
-    if (tries) found();
     tries = 0;
     hear(event.kind, event.data);
     return event.kind === "end";
@@ -26,15 +25,16 @@ export async function follow({ first, again, hear, lost, found, signal }) {
       const reply = await (last ? again(last, watch.signal) : first(watch.signal));
       if (reply.status === 204) return;
       if (!reply.ok) throw await refused(reply);
+      if (tries) found();
       if (await read(reply, heard, watch.reset)) return;
     } catch (error) {
       if (signal.aborted) throw error;
-      if (error instanceof Refusal && !(last && PASSING.has(error.status))) throw error;
+      if (error instanceof Refusal && !((last || harmless) && PASSING.has(error.status))) throw error;
       if (!(error instanceof Refusal || error instanceof TypeError || error.name === "AbortError")) throw error;
     } finally {
       watch.stop();
     }
-    if (!last) throw new Refusal({ message: "The connection broke before the answer began. Ask again.", code: "connection_lost" });
+    if (!last && !harmless) throw new Refusal({ message: "The connection broke before the answer began. Ask again.", code: "connection_lost" });
     if (++tries > MOST_TRIES) throw new Refusal({ message: "The connection is lost.", code: "connection_lost" });
     lost(tries);
     await pause(PAUSE, signal);

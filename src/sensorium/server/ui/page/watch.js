@@ -9,6 +9,7 @@ export async function watched(id, { signal, item = () => {}, progress = () => {}
   let job = null;
   await follow({
     signal,
+    harmless: true,
     first: (inner) => ask(path, { signal: inner }),
     again: (last, inner) => ask(path, { headers: { "Last-Event-ID": last }, signal: inner }),
     lost,

@@ -25,7 +25,7 @@ export const ZH = {
   "Try again in {seconds} s.": "请在 {seconds} 秒后重试。", "There is no answer yet.": "还没有回答。", "None found.": "没有找到。",
   "and {count} more, in JSON": "另有 {count} 个，见 JSON", yes: "是", no: "否", remembered: "来自缓存", "{count} tokens": "{count} 个 token",
   "{count} numbers": "{count} 个数", "What did not answer": "没有作答的模型", done: "完成", waiting: "等待中",
-  "A picture that this browser cannot show": "此浏览器无法显示的图片",
+  Save: "保存",
   "This browser cannot show this picture; the server may": "此浏览器无法显示这张图片，服务器也许可以",
   "Only the server fetches this picture; this page asks no one else": "这张图片只由服务器获取；本页面不访问其他地址",
   Answer: "回答", JSON: "JSON", curl: "curl", Python: "Python",
