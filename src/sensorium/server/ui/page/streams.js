@@ -1,15 +1,15 @@
 // Answers as they come. A stream that is silent for SILENCE or whose connection breaks is gone on with, from its last event.
 import { Refusal, refused } from "./server.js";
 
-export const SILENCE = 30_000; // milliseconds; signs of life come twice as often
-export const PAUSE = 2_000;
+const SILENCE = 30_000; // milliseconds; signs of life come twice as often
+const PAUSE = 2_000;
 const MOST_TRIES = 150; // in a row, without an event in between: five minutes
 
 const PASSING = new Set([408, 429, 500, 502, 503, 504]);
 
-// Calls `hear(kind, data)` for each event up to the end. `first(signal)` asks; `again(last, signal)` goes on after the event
-// whose id is `last`, and where `harmless` says that asking twice asks for nothing new, `first` does before any; `lost(tries)` and `found()` are told how the connection is. Raises a Refusal, or an AbortError when
-// `signal` says so.
+// Calls `hear(kind, data)` for each event up to the end, and `lost(tries)` and `found()` when the connection breaks and is back.
+// `first(signal)` asks; `again(last, signal)` goes on after the event whose id is `last`. `harmless`: what was not yet answered
+// may be asked again, for that asks for nothing new. Raises a Refusal, or an AbortError when `signal` says so.
 export async function follow({ first, again, hear, lost, found, signal, harmless = false }) {
   let last = "";
   let tries = 0;
