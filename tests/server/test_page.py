@@ -120,6 +120,15 @@ def show(page: Any, address: str, view: str = "") -> None:
     page.locator("#task").wait_for(state="attached" if view else "visible")
 
 
+SIZED: dict[str, Any] = {"image": {"width": 600, "height": 400, "format": "jpeg", "scale": 1.0}}
+
+
+def noise(width: int, height: int) -> bytes:
+    """A picture that no format makes small."""
+    pixels = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(pixels), "JPEG", quality=100, subsampling=0)
+
+
 LAST = {"": "#task", "#jobs": "#jobs .title ~ *", "#server": ".card.numbers tbody"}
 """What comes last in each view."""
 
@@ -254,19 +263,21 @@ def test_an_answer_about_several_pictures_is_drawn_on_each_of_them(page: Any, se
 
 
 def test_an_answer_that_is_a_picture_is_shown_in_its_place(page: Any, server: Server) -> None:
-    about = {"width": 600, "height": 400, "format": "jpeg", "scale": 1.0}
-    blurred = base64.b64encode(jpeg(600, 400)).decode()
-    told = {"image": about, "media_type": "image/jpeg", "data": blurred, "width": 600, "height": 400}
+    blurred = noise(1200, 800)
+    assert len(blurred) > 2_000_000
+    told = {**SIZED, "media_type": "image/jpeg", "width": 600, "height": 400}
+    told["data"] = base64.b64encode(blurred).decode()
     page.route("**/v1/detect", lambda route: route.fulfill(json=told))
     show(page, server.url)
     choose(page, "detect")
     drop(page, png(600, 400), "a.png")
     look(page)
-    expect(page.locator(".frame img")).to_have_attribute("src", f"data:image/jpeg;base64,{blurred}")
-    assert page.locator(".frame img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 600
+    expect(page.locator(".frame img")).to_have_attribute("src", re.compile("^blob:"))
+    assert page.locator(".frame img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 1200
     with page.expect_download() as saved:
-        page.get_by_text("Save").click()
-    assert saved.value.path().read_bytes() == jpeg(600, 400)
+        page.locator(".corner").get_by_text("Save").click()
+    assert saved.value.path().read_bytes() == blurred
+    assert saved.value.suggested_filename == "picture.jpeg"
     assert page.wrong == []
 
 
@@ -326,6 +337,299 @@ def test_hostile_names_and_answers_stay_words(page: Any, server: Server) -> None
     assert page.evaluate("window.broken") is None
     refused = "() => { try { document.body.innerHTML = '<b>x</b>'; return false; } catch { return true; } }"
     assert page.evaluate(refused), "the browser itself refuses to make markup of text"
+
+
+NONSENSE: tuple[Any, ...] = (
+    b"null",
+    b"7",
+    b"[]",
+    b"<html>Sign in</html>",
+    b"",
+    b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    b"[" * 50_000 + b"]" * 50_000,
+    {},
+    {"image": None, "meta": None, "objects": None},
+    {"image": {"width": 0, "height": -4}, "objects": [{"box": BOX, "score": 7}]},
+    {"image": {"width": "600", "height": []}, "meta": {"skipped": 7, "usage": 7, "seconds": "x"}},
+    {**SIZED, "objects": [{"box": {**BOX, "right": 1e300}}, None, [[[]]], {"polygon": [1, 2, 3], "landmarks": 5}]},
+    {**SIZED, "media_type": "image/png", "data": "no base64"},
+    {**SIZED, "media_type": ["image/png"], "data": "AAAA"},
+    {"error": "busy"},
+    {"results": [{"result": {}}]},
+    {"__proto__": {"image": 1}, "constructor": 5, "toString": "x", "valueOf": None},
+)
+"""What no server of ours says."""
+
+
+def answers(page: Any, task: str, **said: Any) -> None:
+    """Have the task answered so, rather than by the server."""
+    page.unroute(f"**/v1/{task}")
+    page.route(f"**/v1/{task}", lambda route: route.fulfill(**said))
+
+
+def test_a_server_that_talks_nonsense_spoils_nothing(page: Any, server: Server) -> None:
+    show(page, server.url)
+    choose(page, "detect")
+    drop(page, png(600, 400))
+    for status in (200, 500):
+        for said in NONSENSE:
+            body = said if isinstance(said, bytes) else json.dumps(said).encode()
+            answers(page, "detect", status=status, body=body)
+            page.click("#go")
+            page.wait_for_selector("#status.right, #status.wrong", timeout=5000)
+            assert page.locator("#go.busy").count() == 0, said
+            assert page.locator("#outcome .answer, #outcome .error").count() == 1, said
+    page.unroute("**/v1/detect")
+    look(page)
+    assert page.locator(".captions").inner_text() == "dog 91 %"
+    assert not [one for one in page.wrong if "status of 500" not in one and "<path>" not in one]
+
+
+def test_a_stream_of_nonsense_is_given_up_at_once(page: Any, server: Server) -> None:
+    show(page, server.url)
+    for events in (
+        "id: 1\ndata: null\n\n",
+        "id: 1\ndata: {broken\n\n",
+        "id: 1\nevent: result\ndata: []\n\n",
+        "id: 1\n\n",
+    ):
+        answers(page, "ask", body=events, content_type="text/event-stream")
+        ask(page, "What is it?", "halting")
+        page.wait_for_selector("#status.wrong")
+        assert "answer" in page.locator(".error").inner_text(), events
+
+
+def test_too_few_answers_for_several_pictures_are_said(page: Any, server: Server) -> None:
+    show(page, server.url)
+    choose(page, "detect")
+    drop(page, png(), "a.png")
+    drop(page, png(), "b.png")
+    short: tuple[dict[str, Any], ...] = ({"results": [{"result": {}}]}, {"results": 2}, {})
+    for told in short:
+        answers(page, "detect", json=told)
+        look(page, "wrong")
+        assert "no answer of this server" in page.locator(".error").inner_text()
+    answers(page, "detect", json={"results": [None, {"result": {}}]})
+    look(page)
+    assert page.locator(".grid .sign").all_inner_texts() == ["!", "✓"]
+
+
+def test_errors_that_are_markup_stay_words(page: Any, server: Server) -> None:
+    hostile = "<img src=x onerror=window.broken=1>"
+    show(page, server.url)
+    choose(page, "detect")
+    drop(page, png())
+    told = {"error": {"message": f"{hostile} `{hostile}`", "code": hostile, "trace": hostile}}
+    page.route("**/v1/detect", lambda route: route.fulfill(status=400, json=told))
+    look(page, "wrong")
+    assert page.locator(".error").inner_text().count(hostile) == 4
+    assert page.locator(".error img").count() == 0
+    assert page.evaluate("window.broken") is None
+
+
+def test_ten_thousand_boxes_are_shown_in_part_and_told_in_full(page: Any, server: Server) -> None:
+    boxes = [{"name": f"thing {n}", "score": 0.5, "box": {**BOX, "left": n % 39}} for n in range(10_000)]
+    page.route("**/v1/detect", lambda route: route.fulfill(json={**SIZED, "objects": boxes}))
+    show(page, server.url)
+    choose(page, "detect")
+    drop(page, png(600, 400))
+    look(page)
+    assert page.locator(".mark").count() == 2000
+    assert page.locator("tbody tr").count() == 500
+    assert "and 9500 more, in JSON" in page.locator("#panel").inner_text()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    shown = tab(page, "JSON")
+    assert len(shown) < 250_000
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
+    assert copied["objects"] == boxes
+
+
+def test_two_hundred_pictures_are_offered_as_a_job_and_let_go(page: Any, server: Server) -> None:
+    page.add_init_script("""window.held = new Set();
+        const [make, drop] = [URL.createObjectURL, URL.revokeObjectURL];
+        URL.createObjectURL = (file) => { const made = make.call(URL, file); window.held.add(made); return made; };
+        URL.revokeObjectURL = (made) => { window.held.delete(made); drop.call(URL, made); };""")
+    show(page, server.url)
+    choose(page, "detect")
+    picture = {"mimeType": "image/png", "buffer": png()}
+    page.set_input_files("#files", [{"name": f"{number}.png", **picture} for number in range(200)])
+    expect(page.locator(".grid li")).to_have_count(200)
+    assert page.get_by_label("As a job").is_checked()
+    assert page.evaluate("window.held.size") == 200
+    page.get_by_label("× 7.png", exact=True).click()
+    assert page.evaluate("window.held.size") == 199
+    page.get_by_role("button", name="Clear").click()
+    assert page.evaluate("window.held.size") == 0
+
+
+def test_faces_are_drawn_and_told_with_all_that_is_known_of_them(page: Any, server: Server) -> None:
+    chip = f"data:image/jpeg;base64,{base64.b64encode(jpeg(150, 150)).decode()}"
+    marks = {
+        "left_eye": [70, 70],
+        "right_eye": [150, 72],
+        "nose_tip": [110, 110],
+        "mouth_left": [80, 140],
+        "mouth_right": [140, 141],
+    }
+    face = {"box": BOX, "score": 0.97, "landmarks": marks, "embedding": [0.125] * 128, "crop": chip, "live": 0.5}
+    page.route("**/v1/faces", lambda route: route.fulfill(json={**SIZED, "faces": [face]}))
+    show(page, server.url)
+    choose(page, "faces")
+    drop(page, png(600, 400))
+    look(page)
+    drawn = page.locator(".mark .dot:not(.under)").evaluate_all("all => all.map((one) => one.getAttribute('d'))")
+    assert drawn == [f"M{x} {y}h0" for x, y in marks.values()]
+    row = page.locator("tbody tr")
+    assert "128 numbers" in row.inner_text()
+    assert "5 points" in row.inner_text()
+    assert row.locator("td").first.locator("img").count() == 1, "what a face looks like comes first"
+    assert row.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 150
+    assert page.wrong == []
+
+
+def test_scores_in_a_crowd_are_told_of_what_is_pointed_at(page: Any, server: Server) -> None:
+    boxes = [{"box": {"left": 40 * n, "top": 50, "right": 40 * n + 30, "bottom": 90}, "score": 0.9} for n in range(12)]
+    answers(page, "faces", json={**SIZED, "faces": boxes})
+    show(page, server.url)
+    choose(page, "faces")
+    drop(page, png(600, 400))
+    look(page)
+    page.mouse.move(0, 0)
+    told = page.locator(".captions span:visible")
+    expect(told).to_have_count(0)
+    page.locator("tbody tr").nth(3).hover()
+    expect(told).to_have_count(1)
+    answers(page, "faces", json={**SIZED, "faces": boxes[:4]})
+    look(page)
+    page.mouse.move(0, 0)
+    expect(told).to_have_count(4)
+
+
+def in_sight(page: Any, selector: str) -> bool:
+    """Whether it begins within a phone's screen, and much of it is there."""
+    at = page.locator(selector).bounding_box()
+    return bool(at["y"] >= 0 and at["y"] + min(at["height"], 200) <= 740)
+
+
+def test_on_a_phone_what_came_is_in_sight(browser: Any, server: Server) -> None:
+    with browsing.fresh_page(browser, viewport={"width": 360, "height": 740}) as page:
+        show(page, server.url)
+        drop(page, png(600, 400))
+        choose(page, "detect")
+        look(page)
+        assert in_sight(page, "#stage")
+        choose(page, "classify")
+        look(page)
+        assert in_sight(page, "#outcome")
+        page.get_by_role("link", name="Server").click()
+        page.locator(".card.numbers tbody").wait_for()
+        assert in_sight(page, "header"), "views are turned to, not scrolled to"
+
+
+def described(page: Any, path: str, fields: dict[str, Any], name: str = "compare_faces", **more: Any) -> None:
+    """Have the server say that it has a task more."""
+
+    def told(route: Any) -> None:
+        document = route.fetch().json()
+        schema = {"properties": fields, "required": list(fields), "type": "object"}
+        body = {"content": {kind: {"schema": schema} for kind in ("multipart/form-data", "application/json")}}
+        document["paths"][path] = {"post": {"tags": ["tasks"], "operationId": name, "requestBody": body, **more}}
+        route.fulfill(json=document)
+
+    page.route("**/openapi.json", told)
+
+
+def test_a_task_about_two_pictures_takes_two(page: Any, server: Server) -> None:
+    file = {"type": "string", "format": "binary"}
+    described(page, "/v1/compare_faces", {"image": file, "other": file})
+    rates = {"same": True, "distance": 0.41, "score": 0.93, "false_match_rate": 0.0017, "false_non_match_rate": 0.03}
+    page.route("**/v1/compare_faces", lambda route: route.fulfill(json=rates))
+    show(page, server.url)
+    choose(page, "compare_faces")
+    drop(page, png(600, 400), "a.png")
+    look(page, "wrong")
+    assert page.locator("#status").inner_text() == "Add 2 pictures first."
+    drop(page, png(600, 400), "b.png")
+    with page.expect_request("**/v1/compare_faces") as sent:
+        look(page)
+    assert re.findall(r'name="(\w+)"; filename="(.+?)"', sent.value.post_data) == [
+        ("image", "a.png"),
+        ("other", "b.png"),
+    ]
+    told = page.locator(".facts").inner_text()
+    assert "0.17 %" in told
+    assert "3 %" in told
+    page.set_input_files("#files", [{"name": f"{n}.png", "mimeType": "image/png", "buffer": png()} for n in range(3)])
+    look(page, "wrong")
+    assert page.locator("#status").inner_text() == "This takes 2 pictures. Remove the others."
+
+
+def test_a_description_of_tasks_is_hostile_too(page: Any, server: Server) -> None:
+    hostile = "<img src=x onerror=window.broken=1>"
+    file = {"type": "string", "format": "binary"}
+    fields = {"image": file, hostile: {"type": "string"}, "note": {"type": "string", "description": hostile}}
+    described(page, "///evil.example/v1/x", fields, summary=hostile)
+    show(page, server.url)
+    choose(page, "compare_faces")
+    assert page.locator(".summary").inner_text() == hostile
+    assert page.locator("#field-note-help").text_content() == hostile
+    assert page.locator("#task img").count() == 0
+    drop(page, png())
+    look(page, "wrong")
+    assert all(address.startswith((server.url, "data:", "blob:")) for address in page.asked)
+    assert f"{server.url}/evil.example/v1/x" in tab(page, "curl")
+    page.unroute("**/openapi.json")
+    described(page, "/v1/x", {"image": file}, name="x(); import os; os.remove")
+    page.reload()
+    page.wait_for_selector("#task:not([hidden])")
+    assert "import os" not in words(page), "what is no name of a task is offered to nobody"
+
+
+def test_what_is_no_picture_is_said(page: Any, server: Server) -> None:
+    show(page, server.url)
+    drop(page, b"%PDF-1.7", "notes.pdf", "application/pdf")
+    expect(page.locator("#status")).to_have_text("That is no picture, and no URL of one.")
+    for address in ("javascript:alert(1)", "ftp://example.com/cat.jpg", "data:text/html,<script>alert(1)</script>"):
+        drop(page, png(), "cat.png")
+        expect(page.locator("#status")).to_have_text("")
+        page.fill("#address", address)
+        page.keyboard.press("Enter")
+        expect(page.locator("#status")).to_have_text("That is no picture, and no URL of one.")
+        page.get_by_role("button", name="Clear").click()
+    assert page.locator(".frame").count() == 0
+
+
+def test_a_drawing_runs_nothing_even_on_a_page_of_its_own(page: Any, server: Server) -> None:
+    drawing = b"""<svg xmlns="http://www.w3.org/2000/svg" width="60" height="40" onload="document.title = 'broken'">
+        <script>document.title = "broken"</script><image href="https://evil.example/x.png"/></svg>"""
+    show(page, server.url)
+    drop(page, drawing, "drawing.svg", "image/svg+xml")
+    page.wait_for_selector(".frame.sized")
+    with page.context.expect_page() as opened:
+        page.evaluate("window.open(document.querySelector('.frame img').src) && null")
+    opened.value.wait_for_load_state()
+    assert opened.value.locator("svg").count() == 1
+    assert opened.value.title() != "broken"
+    assert page.title() == "sensorium"
+    assert all(address.startswith((server.url, "data:", "blob:")) for address in page.asked)
+
+
+def test_a_page_that_opens_this_one_has_no_hold_of_it(page: Any, server: Server, network: Relay) -> None:
+    show(page, network.url)
+    with page.context.expect_page() as opened:
+        page.evaluate(f"window.hold = window.open('{server.url}/'); null")
+    opened.value.wait_for_selector("#task:not([hidden])")
+    assert opened.value.evaluate("window.opener") is None
+    assert page.evaluate("window.hold.closed"), "as far as the opener can see"
+
+
+def test_a_proxy_that_knows_people_by_cookies_lets_the_page_ask(page: Any, server: Server) -> None:
+    page.context.add_cookies([{"name": "session", "value": "s3", "url": server.url}])
+    with page.expect_request("**/openapi.json") as asked:
+        show(page, server.url)
+    assert asked.value.all_headers().get("cookie") == "session=s3"
 
 
 def test_a_model_s_words_are_never_markup(page: Any, server: Server, provider: Upstream) -> None:
@@ -403,6 +707,7 @@ def test_stopping_ends_the_work_and_keeps_the_words(page: Any, server: Server, p
     ask(page, "What is it?", "halting")
     expect(page.locator(".answer.live .said")).not_to_be_empty()
     begun = page.locator(".said").inner_text()
+    page.locator("#field-prompt").focus()
     page.keyboard.press("Escape")
     expect(page.locator("#status")).to_have_text("Stopped.")
     assert page.locator(".said").inner_text() == begun
@@ -600,6 +905,9 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_alone(page: Any, tmp_path: Path
         show(page, server.url)
         dialog = page.locator("#key-dialog")
         expect(dialog).to_be_visible()  # the list of models is not for everybody
+        page.fill("#key-field", "密钥")  # no header of a request could carry it
+        page.keyboard.press("Enter")
+        expect(dialog).to_be_visible()
         page.fill("#key-field", key)
         page.keyboard.press("Enter")
         expect(dialog).to_be_hidden()
@@ -689,6 +997,20 @@ def test_it_speaks_chinese_all_through(browser: Any, server: Server, screens: Pa
         page.reload()
         page.wait_for_selector("#task:not([hidden])")
         assert "Choose pictures" in words(page), "the choice is remembered"
+
+
+def test_every_name_of_the_server_has_chinese_words(page: Any, server: Server) -> None:
+    show(page, server.url)
+    untold = page.evaluate("""async () => {
+      const [{ ZH }, { understand }, { prettified }] = await Promise.all(
+        ["words", "tasks", "dom"].map((name) => import(new URL(`ui/${name}.js`, location))));
+      const tasks = understand(await (await fetch("openapi.json")).json());
+      const fields = tasks.flatMap((task) => task.fields);
+      const choices = fields.flatMap((field) => field.enum || field.items?.enum?.map(prettified) || []);
+      const names = [...tasks, ...fields].map((one) => prettified(one.name));
+      return [...new Set([...names, ...choices])].filter((one) => !Object.hasOwn(ZH, one));
+    }""")
+    assert untold == [], "ui/page/words.js lacks them"
 
 
 def test_light_and_dark_follow_the_system_and_the_switch(browser: Any, server: Server) -> None:

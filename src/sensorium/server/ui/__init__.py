@@ -29,6 +29,10 @@ HEADERS = {
     "img-src blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    # A page that has opened this one keeps no hold of it, and none may ask for more than the camera.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=(), display-capture=()",
     "Cache-Control": "no-cache",
 }
 

@@ -1,6 +1,6 @@
 // The ways to ask a task: at once, told as it comes, and as a job.
-import { asText } from "./forms.js";
-import { Refusal, ask, json } from "./server.js";
+import { asText } from "./fields.js";
+import { Refusal, ask, json, understood } from "./server.js";
 import { follow } from "./streams.js";
 import { watched } from "./watch.js";
 
@@ -19,8 +19,12 @@ function post(parts, values, options) {
   return { method: "POST", body, ...options };
 }
 
-// The answer; of several requests, an object with `results`.
-export const askAtOnce = (task, parts, values, signal) => json(task.path, post(parts, values, { signal }));
+// The answer; of several requests an object with `results`, one for each.
+export async function askAtOnce(task, parts, values, signal, together) {
+  const answer = await json(task.path, post(parts, values, { signal }));
+  if (!together && answer.results?.length !== parts.length) understood(null);
+  return answer;
+}
 
 // The answer. Before it `hear` is told each event; `lost` and `found`, how the connection is. Ends the work when `signal` does.
 export async function askAloud(task, parts, values, { signal, hear, lost, found }) {
@@ -42,9 +46,9 @@ export async function askAloud(task, parts, values, { signal, hear, lost, found 
     },
   });
   signal.removeEventListener("abort", end);
-  if (outcome.error) throw new Refusal(outcome.error.error);
+  if (outcome.error) throw new Refusal(outcome.error.error || {});
   if (!outcome.result) throw new Refusal({ message: "The answer has no end.", code: "stream_broken" });
-  return outcome.result;
+  return understood(outcome.result);
 }
 
 // Hands a job in, calls `begun`, and tells its outcomes to `item`, with their place among the parts.

@@ -1,5 +1,5 @@
 // What is asked, as a command and as Python.
-import { asText } from "./forms.js";
+import { asText } from "./fields.js";
 import { address, folder, key } from "./server.js";
 
 // Control signs in a file's name could do something where the command is pasted.

@@ -4,6 +4,8 @@ import { make, say, shape } from "./dom.js";
 
 const COLOURS = ["#d11149", "#0072b2", "#2f7d32", "#8e24aa", "#b45309", "#00695c"]; // white words can be read on each
 const MOST = 2000; // marks; more would be a picture of nothing else
+const CROWD = 10; // marks from which scores alone are told of what is pointed at
+const DEEPEST = 12; // an answer is no deeper than a few parts within parts
 
 export const isPlace = (point) => Array.isArray(point) && point.length === 2 && point.every(Number.isFinite);
 
@@ -13,7 +15,8 @@ function outlineOf(thing) {
   return Array.isArray(thing.polygon) && thing.polygon.length > 2 && thing.polygon.every(isPlace) ? thing.polygon : null;
 }
 
-export const percent = (value) => `${Math.round(value * 100)} %`;
+// Two digits of what is nearly nothing: rates of errors are.
+export const percent = (value) => `${value > 0 && value < 0.01 ? Number((100 * value).toPrecision(2)) : Math.round(value * 100)} %`;
 
 function captionOf(thing) {
   const name = [thing.name, thing.label, thing.text].find((one) => typeof one === "string") || "";
@@ -24,12 +27,12 @@ function captionOf(thing) {
 // Every mark of an answer, with the path to what it is a mark of, such as `objects.0`.
 export function marksOf(answer) {
   const found = [];
-  walk(answer, "", found);
+  walk(answer, "", found, DEEPEST);
   return found;
 }
 
-function walk(thing, path, found) {
-  if (!thing || typeof thing !== "object" || found.length >= MOST) return;
+function walk(thing, path, found, depth) {
+  if (!thing || typeof thing !== "object" || found.length >= MOST || !depth) return;
   if (!Array.isArray(thing)) {
     const outline = outlineOf(thing);
     const dots = Object.values(thing.landmarks || {}).filter(isPlace);
@@ -38,7 +41,7 @@ function walk(thing, path, found) {
     }
   }
   for (const [name, inner] of Object.entries(thing)) {
-    if (!["box", "polygon", "landmarks", "meta", "image"].includes(name)) walk(inner, path ? `${path}.${name}` : name, found);
+    if (!["box", "polygon", "landmarks", "meta", "image"].includes(name)) walk(inner, path ? `${path}.${name}` : name, found, depth - 1);
   }
 }
 
@@ -48,18 +51,42 @@ const INLINE = /^data:image\/(png|jpeg|webp|gif|avif);base64,[\w+/=]+$/; // no S
 
 export const inline = (text) => (INLINE.test(text) ? text : null);
 
-// The picture that an answer is: `data` in base64, with its `media_type`; null where it is none.
+const KIND = /^image\/(png|jpeg|webp|gif|avif)$/;
+const addresses = new WeakMap(); // of answers that are pictures
+const gone = new FinalizationRegistry((address) => URL.revokeObjectURL(address));
+
+// Where the browser finds the picture that an answer is: `data` in base64, with its `media_type`; null where it is none.
+// Made once for an answer: a data URL would bring its megabytes into the page again with each drawing.
 export function pictureOf(thing) {
-  return typeof thing?.data === "string" && typeof thing.media_type === "string" ? inline(`data:${thing.media_type};base64,${thing.data}`) : null;
+  if (typeof thing?.data !== "string" || !KIND.test(thing.media_type)) return null;
+  if (!addresses.has(thing)) {
+    const file = fileOf(thing);
+    const address = file && URL.createObjectURL(file);
+    addresses.set(thing, address);
+    if (address) gone.register(thing, address);
+  }
+  return addresses.get(thing);
 }
 
-const isSized = (thing) => Number.isFinite(thing?.image?.width) && Number.isFinite(thing?.image?.height);
+function fileOf({ data, media_type: type }) {
+  try {
+    const signs = atob(data);
+    const bytes = new Uint8Array(signs.length);
+    for (let place = 0; place < signs.length; place++) bytes[place] = signs.charCodeAt(place);
+    return new Blob([bytes], { type });
+  } catch {
+    return null; // no base64
+  }
+}
+
+const isSide = (value) => Number.isFinite(value) && value >= 1;
+const isSized = (thing) => isSide(thing?.image?.width) && isSide(thing?.image?.height);
 
 // The parts of an answer that are about one picture each, in the order of the pictures.
-export function scenesOf(answer, path = "") {
-  if (!answer || typeof answer !== "object") return [];
+export function scenesOf(answer, path = "", depth = DEEPEST) {
+  if (!answer || typeof answer !== "object" || !depth) return [];
   if (isSized(answer)) return [{ answer, path }];
-  return Object.entries(answer).flatMap(([name, inner]) => scenesOf(inner, path ? `${path}.${name}` : name));
+  return Object.entries(answer).flatMap(([name, inner]) => scenesOf(inner, path ? `${path}.${name}` : name, depth - 1));
 }
 
 // ---- drawing
@@ -110,7 +137,7 @@ function board(picture) {
 function drawn(marks, width, height, path) {
   const colours = new Map();
   const pen = shape("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-hidden": "true" });
-  const captions = make("div", { class: "captions", "aria-hidden": "true" });
+  const captions = make("div", { class: `captions ${marks.length > CROWD ? "crowd" : ""}`, "aria-hidden": "true" });
   for (const mark of marks) {
     if (!colours.has(mark.kind)) colours.set(mark.kind, COLOURS[colours.size % COLOURS.length]);
     const colour = colours.get(mark.kind);
@@ -153,6 +180,7 @@ function captioned(mark, colour, at, width, height) {
   const [left, right] = [Math.max(0, Math.min(...xs)), Math.min(width, Math.max(...xs))];
   const node = make("span", { "data-path": at, dir: "auto" }, mark.caption);
   node.style.setProperty("--colour", colour);
+  node.classList.toggle("nameless", !mark.kind);
   node.classList.toggle("inside", top < 0.06 * height);
   node.classList.toggle("ending", left > 0.65 * width); // a caption that would not fit to the right of the left edge
   node.style.setProperty("--x", left > 0.65 * width ? 1 - right / width : left / width);

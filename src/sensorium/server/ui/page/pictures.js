@@ -42,10 +42,10 @@ async function carried(transfer) {
   return found.filter(Boolean);
 }
 
-// Calls `add` with the pictures that come, whichever way.
-export function receive(add) {
+// Calls `add` with the pictures that come, whichever way, and `tell` when something else came.
+export function receive(add, tell) {
   const stage = find("#stage");
-  const give = (pictures) => pictures.length && add(pictures);
+  const give = (pictures) => (pictures.length ? add(pictures) : tell("That is no picture, and no URL of one."));
 
   document.addEventListener("dragover", (event) => {
     event.preventDefault(); // else the browser would leave the page for a picture that is dropped beside the stage
@@ -63,14 +63,14 @@ export function receive(add) {
   });
   find("#empty").addEventListener("click", () => find("#files").click());
   find("#files").addEventListener("change", (event) => {
-    give([...event.target.files].map(ofFile));
+    if (event.target.files.length) give([...event.target.files].map(ofFile));
     event.target.value = "";
   });
   find("#link").addEventListener("submit", async (event) => {
     event.preventDefault();
     const field = find("#address");
     const picture = await ofText(field.value.trim()).catch(() => null);
-    if (picture) give([picture]);
+    give(picture ? [picture] : []);
     if (picture) field.value = "";
   });
   camera(give);

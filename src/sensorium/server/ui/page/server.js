@@ -2,7 +2,8 @@
 import { keep, kept } from "./kept.js";
 
 export const folder = new URL(".", location.href);
-export const address = (path) => new URL(path.replace(/^\//, ""), folder);
+// Put together as text: of `//elsewhere` a URL would make another server.
+export const address = (path) => new URL(folder.href + path.replace(/^\/+/, ""));
 
 const KEY = "sensorium-key";
 
@@ -14,9 +15,9 @@ export const news = new EventTarget(); // "key": the server asks for one
 // What the server, or something on the way to it, said instead of an answer.
 export class Refusal extends Error {
   constructor(error, status = 0, wait = null) {
-    super(error.message);
-    this.code = error.code || "";
-    this.trace = error.trace || "";
+    super(String(error.message || `status ${status}`));
+    this.code = String(error.code || "");
+    this.trace = String(error.trace || "");
     this.retryable = Boolean(error.retryable);
     this.wait = error.retry_after_seconds ?? wait;
     this.status = status;
@@ -25,14 +26,23 @@ export class Refusal extends Error {
 
 export function ask(path, options = {}) {
   const headers = { ...options.headers, ...(key() ? { Authorization: `Bearer ${key()}` } : {}) };
-  return fetch(address(path), { ...options, headers, cache: "no-store", credentials: "omit", redirect: "error" });
+  return fetch(address(path), { ...options, headers, cache: "no-store", redirect: "error" });
 }
 
-// The answer as a value; raises a Refusal.
+// The answer, an object; raises a Refusal.
 export async function json(path, options) {
   const reply = await ask(path, options);
   if (!reply.ok) throw await refused(reply);
-  return reply.json();
+  return understood(await reply.json().catch((error) => {
+    if (error instanceof SyntaxError) return null;
+    throw error; // the connection broke
+  }));
+}
+
+// What only another program can have said, such as one that stands before the server, is no answer.
+export function understood(answer) {
+  if (answer && typeof answer === "object" && !Array.isArray(answer)) return answer;
+  throw new Refusal({ message: "What came back is no answer of this server. Does something stand before it?", code: "not_understood" });
 }
 
 export async function refused(reply) {
@@ -41,9 +51,9 @@ export async function refused(reply) {
   try {
     const body = await reply.json();
     // Of a list of pictures that all failed, each has its own error: they are told where the pictures are.
-    if (body.error) return new Refusal(body.error, reply.status, wait);
-    return Object.assign(new Refusal({ message: `status ${reply.status}` }, reply.status, wait), { results: body.results });
+    if (body.error) return new Refusal(typeof body.error === "string" ? { message: body.error } : body.error, reply.status, wait);
+    return Object.assign(new Refusal({}, reply.status, wait), { results: Array.isArray(body.results) ? body.results : null });
   } catch {
-    return new Refusal({ message: `status ${reply.status}` }, reply.status, wait);
+    return new Refusal({}, reply.status, wait);
   }
 }

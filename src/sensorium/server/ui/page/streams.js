@@ -1,5 +1,5 @@
 // Answers as they come. A stream that is silent for SILENCE or whose connection breaks is gone on with, from its last event.
-import { Refusal, refused } from "./server.js";
+import { Refusal, refused, understood } from "./server.js";
 
 const SILENCE = 30_000; // milliseconds; signs of life come twice as often
 const PAUSE = 2_000;
@@ -72,14 +72,14 @@ async function read(reply, heard, reset) {
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
-      const event = understood(block);
+      const event = eventOf(block);
       if (event && heard(event)) return true;
     }
   }
 }
 
 // None of a sign of life, which is a line that begins with a colon.
-function understood(block) {
+function eventOf(block) {
   const event = { id: "", kind: "message", data: "" };
   for (const line of block.split("\n")) {
     const [, name, value] = /^([^:]*):? ?(.*)$/.exec(line);
@@ -87,7 +87,15 @@ function understood(block) {
     else if (name === "event") event.kind = value;
     else if (name === "data") event.data += value;
   }
-  return event.data ? { ...event, data: JSON.parse(event.data) } : null;
+  return event.data ? { ...event, data: understood(valueOf(event.data)) } : null;
+}
+
+function valueOf(words) {
+  try {
+    return JSON.parse(words);
+  } catch {
+    return null;
+  }
 }
 
 function pause(time, signal) {

@@ -12,7 +12,7 @@ export function understand(document) {
 function taskOf(path, operation) {
   const content = operation?.requestBody?.content;
   const form = content?.["multipart/form-data"]?.schema;
-  if (!form || !(operation.tags || []).includes("tasks")) return [];
+  if (!form || !(operation.tags || []).includes("tasks") || !isWord(operation.operationId)) return [];
   const typed = content["application/json"]?.schema || form;
   const files = Object.keys(form.properties).filter((name) => isFile(form.properties[name]));
   const lists = files.filter((name) => plain(typed.properties[name]).type === "array");
@@ -23,13 +23,16 @@ function taskOf(path, operation) {
     summary: operation.summary || "",
     singles: files.filter((name) => !lists.includes(name)), // fields for one picture each
     list: lists[0] || null, // the field for any number of pictures of one request
+    most: lists.length || files.length < 2 ? Infinity : files.length, // of one question; a task about one picture takes others by themselves
     least: files.filter((name) => required.has(name)).reduce((sum, name) => sum + (plain(typed.properties[name]).minItems || 1), 0),
     says: Boolean(answerOf(operation).properties?.text), // its answer is words, which can be told as they come
-    fields: Object.entries(form.properties).filter(([name]) => !files.includes(name) && name !== "stream")
+    fields: Object.entries(form.properties).filter(([name]) => isWord(name) && !files.includes(name) && name !== "stream")
       .map(([name, one]) => ({ name, description: one.description || "", required: required.has(name), ...plain(one) })),
   }];
 }
 
+// Names become parts of commands and code: one that is no word is left out.
+const isWord = (name) => /^[a-z_]\w*$/i.test(name);
 const isFile = (schema) => schema.format === "binary" || schema.items?.format === "binary";
 
 function answerOf(operation) {
