@@ -329,9 +329,9 @@ async def test_a_wrong_card_spoils_no_other(opened: Open, tmp_path: Path) -> Non
 
 async def test_a_task_without_any_model_says_what_to_set(opened: Open) -> None:
     async with opened(models={"classify": []}) as sensorium:
-        assert sensorium.registry.task("classify").default
+        assert sensorium.registry.task("classify").defaults
         task = sensorium.registry.task("classify")
-        object.__setattr__(task, "default", None)
+        object.__setattr__(task, "defaults", ())
         with pytest.raises(InvalidRequest, match=r"models\.classify"):
             await sensorium.run(classify(model=None))
 

@@ -16,11 +16,13 @@ from sensorium.media.source import SourceLike
 from sensorium.schemas.analyze import Analysis as Analysis
 from sensorium.schemas.ask import Answer as Answer
 from sensorium.schemas.ask import Message as Message
+from sensorium.schemas.blur_faces import BlurredFaces as BlurredFaces
 from sensorium.schemas.classify import Classification as Classification
 from sensorium.schemas.compare import Comparison as Comparison
 from sensorium.schemas.describe_pixels import PixelDescription as PixelDescription
 from sensorium.schemas.detect import Detections as Detections
 from sensorium.schemas.faces import Faces as Faces
+from sensorium.schemas.people import People as People
 from sensorium.schemas.read import Reading as Reading
 from sensorium.schemas.tokens import TokenCount as TokenCount
 from sensorium.service import Sensorium as Sensorium
@@ -34,21 +36,21 @@ def analyze(
     image: SourceLike,
     *,
     model: str | None = ...,
-    parts: tuple[Literal["classify", "read", "describe_pixels"], ...] = ...,
+    parts: tuple[Literal["classify", "read", "faces", "describe_pixels"], ...] = ...,
     top_k: int = ...,
     timeout: float | None = ...,
     cache: bool = ...,
     privacy: Literal["any", "local"] = ...,
     max_cost: float | None = ...,
 ) -> Analysis:
-    """Say all that can be said of a picture: labels, text, colours and quality."""
+    """Say all that can be said of a picture: labels, text, faces, colours and quality."""
 
 @overload
 def analyze(
     image: Sequence[SourceLike],
     *,
     model: str | None = ...,
-    parts: tuple[Literal["classify", "read", "describe_pixels"], ...] = ...,
+    parts: tuple[Literal["classify", "read", "faces", "describe_pixels"], ...] = ...,
     top_k: int = ...,
     timeout: float | None = ...,
     cache: bool = ...,
@@ -103,6 +105,36 @@ def ask(
     privacy: Literal["any", "local"] = ...,
     max_cost: float | None = ...,
 ) -> list[Answer | SensoriumError]: ...
+@overload
+def blur_faces(
+    image: SourceLike,
+    *,
+    model: str | None = ...,
+    method: Literal["gaussian", "pixelate", "black"] = ...,
+    margin: float = ...,
+    min_score: float = ...,
+    format: Literal["same", "jpeg", "png", "webp"] = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> BlurredFaces:
+    """Cover the faces in a picture."""
+
+@overload
+def blur_faces(
+    image: Sequence[SourceLike],
+    *,
+    model: str | None = ...,
+    method: Literal["gaussian", "pixelate", "black"] = ...,
+    margin: float = ...,
+    min_score: float = ...,
+    format: Literal["same", "jpeg", "png", "webp"] = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[BlurredFaces | SensoriumError]: ...
 @overload
 def classify(
     image: SourceLike,
@@ -237,6 +269,32 @@ def faces(
     privacy: Literal["any", "local"] = ...,
     max_cost: float | None = ...,
 ) -> list[Faces | SensoriumError]: ...
+@overload
+def people(
+    image: SourceLike,
+    *,
+    model: str | None = ...,
+    min_score: float = ...,
+    limit: int | None = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> People:
+    """Find the people in a picture."""
+
+@overload
+def people(
+    image: Sequence[SourceLike],
+    *,
+    model: str | None = ...,
+    min_score: float = ...,
+    limit: int | None = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[People | SensoriumError]: ...
 @overload
 def read(
     image: SourceLike,

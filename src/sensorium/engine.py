@@ -182,6 +182,8 @@ class Weights(Frozen):
     """The import name of an installed package that carries the file."""
     builder: str | None = None
     """What turns the file into an ONNX graph, for weights that are not one; a name in `runtimes/`."""
+    alone: bool = False
+    """Of a known card: whether the file is the model as soon as it lies in the models folder, without a card beside it."""
 
 
 class Card(Frozen):

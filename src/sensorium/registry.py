@@ -43,7 +43,8 @@ class Task:
 
     name: str
     request: type[Request]
-    default: str | None
+    defaults: tuple[str, ...]
+    """The models that are asked where nobody names one, best first; of several, those that are at hand."""
     check: Callable[[Any], None]
     tidy: Callable[[Any, Any], Any]
     run: Callable[..., Any] | None
@@ -214,7 +215,20 @@ class Registry:
         if self.models_dir is None or not self.models_dir.is_dir():
             return {}
         paths = sorted(self.models_dir.rglob("*.toml"))
-        return {path: _found(path, self.models_dir, before.get(path), self.settled) for path in paths}
+        cards = {path: _found(path, self.models_dir, before.get(path), self.settled) for path in paths}
+        return {**cards, **self._lying_alone(self.models_dir, before)}
+
+    def _lying_alone(self, models_dir: Path, before: Mapping[Path, Found]) -> dict[Path, Found]:
+        """Weights of known models that need no card beside them."""
+        cards = (card for module in self.kinds.values() for card in module.CARDS)
+        alone = {models_dir / card.weights.file: card for card in cards if card.weights and card.weights.alone}
+        there = {path: card for path, card in alone.items() if path.is_file()}
+        return {path: _found_alone(path, card, before.get(path)) for path, card in there.items()}
+
+    def own(self, task: Task) -> tuple[str, ...]:
+        """The models that are asked for a task by default, best first: those at hand, else the last of all."""
+        at_hand = tuple(name for name in task.defaults if self._is_at_hand(name, task))
+        return at_hand or task.defaults[-1:]
 
     def settled(self, card: Card) -> Card:
         """The card as it holds in this environment, where its kind has something to say about that. May raise InvalidModel."""
@@ -267,6 +281,11 @@ class Registry:
         if card.weights and not weights.is_installed(card):
             return f"not installed: {card.install}" if card.install else "not installed"
         return "ready"
+
+    def _is_at_hand(self, name: str, task: Task) -> bool:
+        with suppress(SensoriumError):
+            return self.state(self.card(name, task.name)) == "ready"
+        return False
 
     def _known(self, kind: ModuleType) -> Iterator[Card]:
         """The cards beside a kind; those that the environment spoils are told under `problems`."""
@@ -325,6 +344,13 @@ def _found(path: Path, models_dir: Path, before: Found | None, settled: Callable
     return Found(path, card.name, (*stands, *_stands(path, weights.files(card))[1:]), card)
 
 
+def _found_alone(path: Path, card: Card, before: Found | None) -> Found:
+    if before is not None and untouched(before):
+        return before
+    others = [name for name in weights.files(card) if name != path.name]
+    return Found(path, card.name, _stands(path, others), card.altered(folder=path.parent))
+
+
 def untouched(found: Found) -> bool:
     """Whether the card and its files still stand as they did. Blocks."""
     return _stands(found.path, [name for name, _ in found.stands[1:]]) == found.stands
@@ -354,10 +380,11 @@ def _text_of(path: Path) -> str:
 
 
 def _as_task(name: str, module: ModuleType) -> Task:
+    default = getattr(module, "DEFAULT", ())
     return Task(
         name=name,
         request=module.Request,
-        default=getattr(module, "DEFAULT", None),
+        defaults=(default,) if isinstance(default, str) else default,
         check=getattr(module, "check", _accept),
         tidy=getattr(module, "tidy", _as_it_is),
         run=getattr(module, "run", None),

@@ -277,7 +277,7 @@ class Sensorium:
     def _preferred(self, task: Task) -> list[str]:
         if task.run is not None:
             return []
-        named = self.settings.models.get(task.name) or ([task.default] if task.default else [])
+        named = self.settings.models.get(task.name) or list(self.registry.own(task))
         if not named:
             able = ", ".join(dict.fromkeys(card.name for card in self.registry.cards if card.does(task.name)))
             raise InvalidRequest(

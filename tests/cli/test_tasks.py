@@ -180,7 +180,7 @@ def test_a_drawing_never_goes_over_an_input(sensorium: Sensorium, photos: Path) 
     before = (photos / "a.png").read_bytes()
     told = sensorium("read", photos / "a.png", "--model", "fake", "--draw", Path("照片", "..", "照片", "a.png"))
     assert (told.exit_code, told.stdout) == (2, "")
-    assert "Will not draw over" in told.stderr
+    assert "Will not write over" in told.stderr
     assert sensorium("read", photos, "--model", "fake", "--draw", photos).exit_code == 2
     assert (photos / "a.png").read_bytes() == before
 

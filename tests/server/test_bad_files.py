@@ -42,7 +42,6 @@ BESIDE = {
     "ask": "?prompt=What+is+this%3F",
     "tokens": "?model=gpt-4o&prompt=What%3F",
     "detect": "?model=fake",
-    "faces": "?model=fake",
 }
 """What tasks want to be told beside the picture."""
 

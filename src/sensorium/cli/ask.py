@@ -30,7 +30,7 @@ class Question:
     input: Input
     asked: Request | SensoriumError
     target: Path | None = None
-    """Where its drawing goes."""
+    """Where its drawing goes, or the picture that is the answer."""
 
 
 def questions(
@@ -38,7 +38,7 @@ def questions(
 ) -> Iterator[Question]:
     """What is asked about each input, made one at a time: requests hold what they have read."""
     for given, target in zip(inputs, targets, strict=True):
-        yield Question(given, _asked(task, given, fields), target)
+        yield Question(given, _asked(task, given, {**_format(task, target), **fields}), target)
 
 
 async def answer(
@@ -122,6 +122,15 @@ def _asked(task: Task, given: Input, fields: dict[str, Any]) -> Request | Sensor
         return request_of(task.request, given.several if given.what is None else (given.what,), fields)
     except SensoriumError as error:
         return error
+
+
+def _format(task: Task, target: Path | None) -> dict[str, str]:
+    """Of a picture that goes into a file, what the file's name says."""
+    if target is None or "format" not in task.request.model_fields:
+        return {}
+    from sensorium.cli.drawings import FORMATS
+
+    return {"format": FORMATS[target.suffix.lower()]}
 
 
 async def _outcomes(

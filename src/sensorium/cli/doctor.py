@@ -237,13 +237,18 @@ def _models(registry: Registry, settings: Settings) -> Iterator[Check]:
     for task in registry.tasks:
         if named := settings.models.get(task.name):
             yield from (_named_model(registry, name, task.name) for name in named)
-        elif task.default is not None:
-            card = registry.card(task.default, task.name)
-            state = registry.state(card)
-            fix = "" if state == "ready" else "Run `pip install --force-reinstall sensorium`."
-            yield Check(f"model for {task.name}", "ok" if state == "ready" else "bad", f"{card.id}, {state}", fix)
+        else:
+            yield from (_own_model(registry, name, task.name) for name in registry.own(task))
     for problem in registry.problems:
         yield Check("registry", "note", str(problem))
+
+
+def _own_model(registry: Registry, name: str, task: str) -> Check:
+    """Of a task for which the settings name none."""
+    card = registry.card(name, task)
+    state = registry.state(card)
+    fix = "" if state == "ready" else "Run `pip install --force-reinstall sensorium`."
+    return Check(f"model for {task}", "ok" if state == "ready" else "bad", f"{card.id}, {state}", fix)
 
 
 def _fallbacks(registry: Registry, settings: Settings) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""Where annotated pictures go, and how they get there."""
+"""Where pictures go that are drawn on, or are the answer, and how they get there."""
 
 from __future__ import annotations
 
@@ -14,33 +14,40 @@ from sensorium.media.draw import annotate, encode
 from sensorium.media.pool import in_thread
 from sensorium.media.source import Source
 from sensorium.schemas.base import Result
+from sensorium.schemas.picture import Picture
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
+"""What a picture is written as, by how its file is called."""
+
+SUFFIXES = tuple(FORMATS)
 
 
-def targets(out: Path, words: Sequence[str], inputs: Sequence[Input]) -> list[Path]:
-    """Where the drawing of each input goes: `out` itself for one file, else a file of its own in the folder `out`.
+def targets(out: Path, words: Sequence[str], inputs: Sequence[Input], option: str = "--draw") -> list[Path]:
+    """Where the picture of each input goes: `out` itself for one file, else a file of its own in the folder `out`.
 
     Raises InvalidRequest, before any work, when that would overwrite an input or cannot be written at all.
     """
     many = len(words) > 1 or is_folder(words[0])
     files = _in_folder(out, inputs) if many or out.is_dir() else [out]
     if many and out.suffix.lower() in SUFFIXES and not out.is_dir():
-        raise InvalidRequest(f"Cannot draw many pictures into {out}", fix="Name a folder for them: `--draw marked`")
+        raise InvalidRequest(f"Cannot write many pictures into {out}", fix=f"Name a folder for them: `{option} folder`")
     if not many and files[0].suffix.lower() not in SUFFIXES:
-        raise InvalidRequest(f"Cannot draw into {out}", why=f"it ends in none of {', '.join(SUFFIXES)}")
+        raise InvalidRequest(f"Cannot write a picture into {out}", why=f"it ends in none of {', '.join(SUFFIXES)}")
     taken = {path.resolve() for path in (asked.path for asked in inputs) if path}
     for file in files:
         if file.resolve() in taken:
-            raise InvalidRequest(f"Will not draw over {file}", why="it is one of the inputs", fix="Name another place")
+            raise InvalidRequest(f"Will not write over {file}", why="it is one of the inputs", fix="Name another place")
     return files
 
 
 async def draw(source: Source, result: Result, target: Path) -> None:
-    """Write the picture with the answer drawn on it; whole or not at all.
+    """Write the picture with the answer drawn on it, or the one that is the answer; whole or not at all.
 
     Raises InvalidConfiguration when the file cannot be written.
     """
+    if isinstance(result, Picture):
+        await in_thread(_put, target, result.data)
+        return
     image = await source.image()
     await in_thread(lambda: _put(target, encode(annotate(image, result.marks(), headline(result)), target.suffix)))
 

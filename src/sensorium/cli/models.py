@@ -59,7 +59,7 @@ def _add(
         modelfolder.add(registry, host, template, file, labels=beside, sha256=sha256, force=force),
     )
     click.echo(f"Added {added.id} in {added.folder}.")
-    what = 'ask photo.jpg "What is this?"' if added.does("ask") else "classify photo.jpg"
+    what = 'ask photo.jpg "What is this?"' if added.does("ask") else f"{added.tasks[0]} photo.jpg"
     click.echo(f"Try it: sensorium {what} --model {added.name}")
 
 
@@ -89,7 +89,8 @@ def _template(
 ) -> Card:
     """What is told of the model, what is known of it, and for the rest what its file says."""
     start = _read(card) if card else modelfolder.known(registry, name)
-    read = _inferred(registry, file, {**(start.input if start else {}), **how})
+    foreign = start is not None and start.kind != KIND
+    read = {} if foreign else _inferred(registry, file, {**(start.input if start else {}), **how})
     # Bytes go in as they are; of floats the file does not say how they are to be scaled.
     if start is None and not how and read.get("dtype") != "uint8":
         models = ", ".join(known.name for known in registry.cards if known.kind == KIND)

@@ -25,6 +25,7 @@ from sensorium.media import limits
 from sensorium.registry import Registry, Task
 from sensorium.schemas.ask import Answer
 from sensorium.schemas.base import ImageResult
+from sensorium.schemas.picture import Picture
 from sensorium.service import Sensorium, limits_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ TAKEN = (
     "json",
     "stream",
     "draw",
+    "out",
     "timeout",
     "cache",
     "privacy",
@@ -81,7 +83,7 @@ def _run(
     model: str | None,
     as_json: bool,
     as_it_comes: bool | None = None,
-    draw: Path | None = None,
+    target: Path | None = None,
     timeout: float | None,
     use_cache: bool,
     privacy: str,
@@ -93,6 +95,8 @@ def _run(
 ) -> int:
     if server and device:
         raise click.UsageError("--device does not go with --server: it computes there, on what its own settings say.")
+    if issubclass(task.answer, Picture) and target is None and not as_json:
+        raise click.UsageError("Say where the picture goes: `-o out.jpg`; of many inputs, a folder.")
     settings = load_settings(**({"device": device} if device else {}))
     fields = {**given(options), **({"model": model} if model else {})}
     words, fields = told_apart(task, words, fields)
@@ -100,7 +104,7 @@ def _run(
 
     async def work() -> int:
         inputs = _inputs_of(task, words, settings)
-        asked = questions(task, inputs, fields, _targets(draw, words, inputs))
+        asked = questions(task, inputs, fields, _targets(task, target, words, inputs))
         tell = Json(Screen()) if as_json else ForPeople(Screen(), alone=len(inputs) == 1)
         async with _answerer(settings, server, key) as answerer:
             if isinstance(answerer, Sensorium) and model and not task.about:  # told once, rather than for each input
@@ -177,12 +181,12 @@ def _answerer(settings: Settings, server: str | None, key: str | None) -> Sensor
     return Remote(Server.of(url=server, key=key, timeout=settings.timeout_seconds))
 
 
-def _targets(draw: Path | None, words: tuple[str, ...], inputs: list[Input]) -> list[Path] | list[None]:
-    if draw is None:
+def _targets(task: Task, target: Path | None, words: tuple[str, ...], inputs: list[Input]) -> list[Path] | list[None]:
+    if target is None:
         return [None] * len(inputs)
     from sensorium.cli.drawings import targets
 
-    return targets(draw, words, inputs)
+    return targets(target, words, inputs, option="--out" if issubclass(task.answer, Picture) else "--draw")
 
 
 def inputs_of(task: Task) -> Iterator[click.Parameter]:
@@ -222,7 +226,7 @@ def _else(task: Task) -> str:
     """What is asked where the settings name no model."""
     if task.run is not None:
         return ", else the own one of each part"
-    return f", else {task.default}" if task.default else ""
+    return f", else {' or '.join(task.defaults)}" if task.defaults else ""
 
 
 def serving_options(task: Task) -> Iterator[click.Option]:
@@ -259,9 +263,16 @@ def _common_options(task: Task) -> Iterator[click.Option]:
             default=None,
             help="Whether to write the words of one answer as they come. [default: stream on a terminal]",
         )
-    if issubclass(task.answer, ImageResult):
+    if issubclass(task.answer, Picture):
         yield click.Option(
-            ["--draw"],
+            ["-o", "--out", "target"],
+            type=click.Path(path_type=Path),
+            metavar="OUT",
+            help="Where the picture goes: into a .jpg, .png or .webp, of many inputs into a folder. Needed unless with --json.",
+        )
+    elif issubclass(task.answer, ImageResult):
+        yield click.Option(
+            ["--draw", "target"],
             type=click.Path(path_type=Path),
             metavar="OUT",
             help="Write the picture with the answer on it: to a .jpg, .png or .webp, of many inputs into a folder. "
@@ -341,6 +352,8 @@ def _examples(typed: str, task: Task) -> str:
     asked = "".join(f' "{(fields[name].examples or [name])[0]}"' for name in task.request.positional)
     model = f" --model {(fields['model'].examples or ['NAME'])[0]}" if task.about else ""
     alone = f"\n  sensorium {typed}{asked}{model}" if asked else ""
+    if issubclass(task.answer, Picture):
+        return f"\b\nExamples:\n  sensorium {typed} photo.jpg -o out.jpg\n  sensorium {typed} photos/ -o out/"
     drawn = f"\n  sensorium {typed} photo.jpg --draw marked.jpg" if issubclass(task.answer, ImageResult) else ""
     return (
         f"\b\nExamples:\n  sensorium {typed} photo.jpg{asked}{model}\n"

@@ -15,12 +15,15 @@ from sensorium.cli.screen import plain
 from sensorium.schemas.analyze import Analysis
 from sensorium.schemas.ask import Answer
 from sensorium.schemas.base import ImageInfo, ImageResult, Meta, Result, Usage
+from sensorium.schemas.blur_faces import BlurredFaces
 from sensorium.schemas.classify import Classification
 from sensorium.schemas.compare import Comparison
 from sensorium.schemas.describe_pixels import PixelDescription
 from sensorium.schemas.detect import Detections
 from sensorium.schemas.faces import Face, FaceAttributes, Faces
 from sensorium.schemas.geometry import Box
+from sensorium.schemas.people import People
+from sensorium.schemas.picture import Picture
 from sensorium.schemas.read import Reading
 from sensorium.schemas.tokens import TokenCount
 
@@ -35,9 +38,6 @@ DEPTH = {"flat": "flat", "medium": "of medium contrast", "rich": "rich in contra
 LIKELY = 0.5
 """From which score a trait of a face is told."""
 
-LIKELY = 0.5
-"""From which score a trait of a face is told."""
-
 SHAPES = {1.0: "square", 4 / 3: "4:3", 3 / 2: "3:2", 16 / 9: "16:9", 3 / 4: "3:4", 2 / 3: "2:3", 9 / 16: "9:16"}
 
 View = Callable[[Any], Iterator[Text]]
@@ -46,7 +46,8 @@ View = Callable[[Any], Iterator[Text]]
 def seen(name: str, result: Result, drawing: Path | None = None) -> Text:
     """All there is to say of one input: its name, the answer, what it took, and where it is drawn."""
     heading = Text.assemble((plain(name), "bold"), (_picture(result), "dim"))
-    drawn = [Text(f"drawn in {plain(str(drawing))}")] if drawing else []
+    done = "written to" if isinstance(result, Picture) else "drawn in"
+    drawn = [Text(f"{done} {plain(str(drawing))}")] if drawing else []
     return Text("\n").join([heading, *_indented([*view(result), *_took(result.meta), *drawn])])
 
 
@@ -99,6 +100,23 @@ def _faces(result: Faces) -> Iterator[Text]:
         yield Text("no faces found", style="dim")
 
 
+def _people(result: People) -> Iterator[Text]:
+    for one in result.people:
+        yield Text.assemble((_percent(one.score), "dim"), "  ", _place(one.box))
+    if not result.people:
+        yield Text("nobody found", style="dim")
+
+
+def _blurred(result: BlurredFaces) -> Iterator[Text]:
+    detector = plain(result.detector)
+    if not result.faces:
+        yield Text(f"no faces found by {detector}: the picture shows all that it showed", style="yellow")
+        return
+    yield Text(f"{result.faces} face{'' if result.faces == 1 else 's'} covered, as found by {detector}")
+    for box in result.boxes:
+        yield Text(f"  {_place(box)}")
+
+
 def _looks(face: Face) -> str:
     """What a face looks like, in a few words."""
     seen = face.attributes or FaceAttributes()
@@ -149,7 +167,8 @@ def _pixels(result: PixelDescription) -> Iterator[Text]:
 
 
 def _analysis(result: Analysis) -> Iterator[Text]:
-    for title, part in (("shows", result.classify), ("text", result.read), ("pixels", result.describe_pixels)):
+    parts = {"shows": result.classify, "text": result.read, "faces": result.faces, "pixels": result.describe_pixels}
+    for title, part in parts.items():
         if part is not None:
             yield Text.assemble((title, "bold cyan"))
             yield from _indented(view(part))
@@ -233,6 +252,8 @@ VIEWS: dict[type, View] = {
     Reading: _reading,
     Detections: _detections,
     Faces: _faces,
+    People: _people,
+    BlurredFaces: _blurred,
     PixelDescription: _pixels,
     Analysis: _analysis,
     TokenCount: _tokens,

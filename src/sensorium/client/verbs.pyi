@@ -11,11 +11,13 @@ from sensorium.media.source import SourceLike
 from sensorium.schemas.analyze import Analysis as Analysis
 from sensorium.schemas.ask import Answer as Answer
 from sensorium.schemas.ask import Message as Message
+from sensorium.schemas.blur_faces import BlurredFaces as BlurredFaces
 from sensorium.schemas.classify import Classification as Classification
 from sensorium.schemas.compare import Comparison as Comparison
 from sensorium.schemas.describe_pixels import PixelDescription as PixelDescription
 from sensorium.schemas.detect import Detections as Detections
 from sensorium.schemas.faces import Faces as Faces
+from sensorium.schemas.people import People as People
 from sensorium.schemas.read import Reading as Reading
 from sensorium.schemas.tokens import TokenCount as TokenCount
 
@@ -28,14 +30,14 @@ class Verbs:
         image: SourceLike,
         *,
         model: str | None = ...,
-        parts: tuple[Literal["classify", "read", "describe_pixels"], ...] = ...,
+        parts: tuple[Literal["classify", "read", "faces", "describe_pixels"], ...] = ...,
         top_k: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
         privacy: Literal["any", "local"] = ...,
         max_cost: float | None = ...,
     ) -> Analysis:
-        """Say all that can be said of a picture: labels, text, colours and quality."""
+        """Say all that can be said of a picture: labels, text, faces, colours and quality."""
 
     @overload
     def analyze(
@@ -43,7 +45,7 @@ class Verbs:
         image: Sequence[SourceLike],
         *,
         model: str | None = ...,
-        parts: tuple[Literal["classify", "read", "describe_pixels"], ...] = ...,
+        parts: tuple[Literal["classify", "read", "faces", "describe_pixels"], ...] = ...,
         top_k: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
@@ -100,6 +102,38 @@ class Verbs:
         privacy: Literal["any", "local"] = ...,
         max_cost: float | None = ...,
     ) -> list[Answer | SensoriumError]: ...
+    @overload
+    def blur_faces(
+        self,
+        image: SourceLike,
+        *,
+        model: str | None = ...,
+        method: Literal["gaussian", "pixelate", "black"] = ...,
+        margin: float = ...,
+        min_score: float = ...,
+        format: Literal["same", "jpeg", "png", "webp"] = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> BlurredFaces:
+        """Cover the faces in a picture."""
+
+    @overload
+    def blur_faces(
+        self,
+        image: Sequence[SourceLike],
+        *,
+        model: str | None = ...,
+        method: Literal["gaussian", "pixelate", "black"] = ...,
+        margin: float = ...,
+        min_score: float = ...,
+        format: Literal["same", "jpeg", "png", "webp"] = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[BlurredFaces | SensoriumError]: ...
     @overload
     def classify(
         self,
@@ -244,6 +278,34 @@ class Verbs:
         privacy: Literal["any", "local"] = ...,
         max_cost: float | None = ...,
     ) -> list[Faces | SensoriumError]: ...
+    @overload
+    def people(
+        self,
+        image: SourceLike,
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> People:
+        """Find the people in a picture."""
+
+    @overload
+    def people(
+        self,
+        image: Sequence[SourceLike],
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[People | SensoriumError]: ...
     @overload
     def read(
         self,
@@ -314,14 +376,14 @@ class AsyncVerbs:
         image: SourceLike,
         *,
         model: str | None = ...,
-        parts: tuple[Literal["classify", "read", "describe_pixels"], ...] = ...,
+        parts: tuple[Literal["classify", "read", "faces", "describe_pixels"], ...] = ...,
         top_k: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
         privacy: Literal["any", "local"] = ...,
         max_cost: float | None = ...,
     ) -> Analysis:
-        """Say all that can be said of a picture: labels, text, colours and quality."""
+        """Say all that can be said of a picture: labels, text, faces, colours and quality."""
 
     @overload
     async def analyze(
@@ -329,7 +391,7 @@ class AsyncVerbs:
         image: Sequence[SourceLike],
         *,
         model: str | None = ...,
-        parts: tuple[Literal["classify", "read", "describe_pixels"], ...] = ...,
+        parts: tuple[Literal["classify", "read", "faces", "describe_pixels"], ...] = ...,
         top_k: int = ...,
         timeout: float | None = ...,
         cache: bool = ...,
@@ -386,6 +448,38 @@ class AsyncVerbs:
         privacy: Literal["any", "local"] = ...,
         max_cost: float | None = ...,
     ) -> list[Answer | SensoriumError]: ...
+    @overload
+    async def blur_faces(
+        self,
+        image: SourceLike,
+        *,
+        model: str | None = ...,
+        method: Literal["gaussian", "pixelate", "black"] = ...,
+        margin: float = ...,
+        min_score: float = ...,
+        format: Literal["same", "jpeg", "png", "webp"] = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> BlurredFaces:
+        """Cover the faces in a picture."""
+
+    @overload
+    async def blur_faces(
+        self,
+        image: Sequence[SourceLike],
+        *,
+        model: str | None = ...,
+        method: Literal["gaussian", "pixelate", "black"] = ...,
+        margin: float = ...,
+        min_score: float = ...,
+        format: Literal["same", "jpeg", "png", "webp"] = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[BlurredFaces | SensoriumError]: ...
     @overload
     async def classify(
         self,
@@ -530,6 +624,34 @@ class AsyncVerbs:
         privacy: Literal["any", "local"] = ...,
         max_cost: float | None = ...,
     ) -> list[Faces | SensoriumError]: ...
+    @overload
+    async def people(
+        self,
+        image: SourceLike,
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> People:
+        """Find the people in a picture."""
+
+    @overload
+    async def people(
+        self,
+        image: Sequence[SourceLike],
+        *,
+        model: str | None = ...,
+        min_score: float = ...,
+        limit: int | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[People | SensoriumError]: ...
     @overload
     async def read(
         self,

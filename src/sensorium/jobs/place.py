@@ -85,4 +85,4 @@ def line_of(settings: Settings) -> Callable[[bytes], str]:
 def _model(settings: Settings, task: str, request: Mapping[str, Any]) -> str | None:
     """The model that is asked first."""
     named = request.get("model") or next(iter(settings.models.get(task, ())), None)
-    return named or Registry().task(task).default
+    return named or next(iter(Registry().task(task).defaults), None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from sensorium.errors import InputTooLarge
+from sensorium.errors import InputTooLarge, InvalidRequest
 from sensorium.media.image import Image, Pixels
 from sensorium.media.limits import Limits, current
 from sensorium.media.pool import in_thread
@@ -24,10 +26,16 @@ Size = Callable[[int, int], tuple[int, int]]
 QUALITY = 85
 LOWER_QUALITIES = (70, 55)
 """Tried before a picture is made smaller to keep `max_bytes`; below, blocks show round the strokes of letters."""
-SMALLEST_SIDE = 32
-"""Pixels of the longer side, below which a picture is not made smaller to keep `max_bytes`."""
+KEEPING_QUALITY = 95
+"""Of a picture that is to stay as it is but for what was changed in it."""
 LONGEST_JPEG_SIDE = 65_500
 """Pixels. Source: libjpeg, JPEG_MAX_DIMENSION."""
+LONGEST_SIDES = {"jpeg": LONGEST_JPEG_SIDE, "webp": 16_383, "png": 1_000_000}
+"""Pixels that a format holds; of PNG as much as is decoded here."""
+PROFILE_DATE, PROFILE_DAY = slice(24, 36), struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
+"""Where a colour profile says when it was made, and what ours says. Source: ICC.1, 7.2.8."""
+SMALLEST_SIDE = 32
+"""Pixels of the longer side, below which a picture is not made smaller to keep `max_bytes`."""
 FLAT = 0.5
 """Of a picture's pixels, how many have their left neighbour's colour. Screenshots and drawings have 0.5 to 0.9 and may
 be smaller as PNG; photographs and scans have 0 to 0.4, and are three to ten times as large (measured)."""
@@ -114,6 +122,12 @@ def _made_fit(image: Image, *, terms: Terms, name: str) -> Source:
     return Source.held(_encoded(shrunk(image.pixels, size), image.format, terms, name), name)
 
 
+def bounded(pixels: Pixels, most: int) -> Pixels:
+    """The picture with at most so many pixels; the same array where it has no more. uint8 (height, width, 3)."""
+    height, width = pixels.shape[:2]
+    return shrunk(pixels, scaled(width, height, math.sqrt(most / (width * height))))
+
+
 def shrunk(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """The picture at this width and height; the same array where it is no larger. uint8 (height, width, 3)."""
     import cv2
@@ -163,6 +177,39 @@ def as_jpeg(pixels: Pixels, quality: int, origin: str) -> bytes:
     sampling = "420" if origin == "jpeg" else "444"
     data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", sampling)
     return data
+
+
+def writable(wanted: Literal["same", "jpeg", "png", "webp"], origin: str, width: int, height: int) -> Format:
+    """The format to write a picture of this size in; `same` is the one that it came in, where that will do, else PNG.
+
+    Raises InvalidRequest where the wanted one holds no picture as large.
+    """
+    longest = max(width, height)
+    if wanted == "same":
+        return cast("Format", origin) if longest <= LONGEST_SIDES.get(origin, 0) else "png"
+    if longest > LONGEST_SIDES[wanted]:
+        why = f"a {wanted} holds {LONGEST_SIDES[wanted]:,} pixels a side, and the picture has {longest:,}"
+        raise InvalidRequest(f"The picture cannot be written as {wanted}", why=why, fix="Take png")
+    return wanted
+
+
+def as_file(pixels: Pixels, format_: Format) -> bytes:
+    """The pixels, uint8 (height, width, 3), sRGB, as a file that says so, and holds nothing else but them."""
+    from PIL import Image as Pillow
+
+    out = io.BytesIO()
+    how: dict[str, Any] = {"compress_level": 1} if format_ == "png" else {"quality": KEEPING_QUALITY}
+    Pillow.fromarray(pixels).save(out, format_, icc_profile=_srgb_profile(), **how)
+    return out.getvalue()
+
+
+@functools.cache
+def _srgb_profile() -> bytes:
+    """sRGB as a colour profile: the same bytes at all times."""
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile[: PROFILE_DATE.start] + PROFILE_DAY + profile[PROFILE_DATE.stop :]
 
 
 def _as_png(pixels: Pixels) -> bytes:

@@ -22,7 +22,7 @@ def readiness(service: Sensorium) -> tuple[bool, dict[str, Any]]:
 def _models(service: Sensorium, task: Task) -> dict[str, str]:
     if task.run is not None:
         return {}
-    named = service.settings.models.get(task.name) or ([task.default] if task.default else [])
+    named = service.settings.models.get(task.name) or service.registry.own(task)
     return dict(_state(service, task, name) for name in named)
 
 

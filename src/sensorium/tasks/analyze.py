@@ -1,22 +1,31 @@
-"""Say all that can be said of a picture: labels, text, colours and quality."""
+"""Say all that can be said of a picture: labels, text, faces, colours and quality."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from sensorium.engine import Call
 from sensorium.errors import SensoriumError
 from sensorium.schemas import base
 from sensorium.schemas.analyze import Analysis, AnalyzeRequest, Failure, Part
-from sensorium.schemas.base import ImageInfo
+from sensorium.schemas.base import ImageInfo, ImageRequest
 from sensorium.schemas.classify import ClassifyRequest
 from sensorium.schemas.describe_pixels import DescribePixelsRequest
+from sensorium.schemas.faces import FacesRequest
 from sensorium.schemas.read import ReadRequest
 
 Request = AnalyzeRequest
 
-ENOUGH = 512
-"""The shorter side that all parts but `read` make do with, in pixels."""
+PLAIN: dict[Part, type[ImageRequest]] = {
+    "read": ReadRequest,
+    "faces": FacesRequest,
+    "describe_pixels": DescribePixelsRequest,
+}
+"""The parts that are asked for with nothing but the picture."""
+
+ENOUGH: dict[Part, int | None] = {"classify": 512, "describe_pixels": 512, "faces": 1225, "read": None}
+"""The shorter side that each part makes do with, in pixels; None: all there is."""
 
 
 async def run(request: AnalyzeRequest, call: Call) -> Analysis:
@@ -25,7 +34,7 @@ async def run(request: AnalyzeRequest, call: Call) -> Analysis:
     Raises what the first part raised when all of them failed; otherwise failures stand in the answer.
     """
     # Held until the end, so that the parts find the picture decoded.
-    picture = await request.image.image(at_least=None if "read" in request.parts else ENOUGH)
+    picture = await request.image.image(at_least=_enough(request.parts))
     asked = {part: _part(part, request) for part in request.parts}
     outcomes = await asyncio.gather(*(_outcome(part, call) for part in asked.values()))
     answers = dict(zip(asked, outcomes, strict=True))
@@ -39,10 +48,15 @@ async def run(request: AnalyzeRequest, call: Call) -> Analysis:
     )
 
 
+def _enough(parts: Iterable[Part]) -> int | None:
+    wanted = [ENOUGH[part] for part in parts]
+    return None if None in wanted else max(filter(None, wanted))
+
+
 def _part(part: Part, request: AnalyzeRequest) -> base.Request:
     if part == "classify":
         return ClassifyRequest(image=request.image, top_k=request.top_k)
-    return ReadRequest(image=request.image) if part == "read" else DescribePixelsRequest(image=request.image)
+    return PLAIN[part](image=request.image)
 
 
 async def _outcome(request: base.Request, call: Call) -> base.Result | SensoriumError:

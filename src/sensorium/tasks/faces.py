@@ -5,6 +5,7 @@ from __future__ import annotations
 from sensorium.schemas.faces import Face, Faces, FacesRequest
 
 Request = FacesRequest
+DEFAULT = ("yunet", "haar_frontalface")
 
 
 def tidy(request: FacesRequest, result: Faces) -> Faces:

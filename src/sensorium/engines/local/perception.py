@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from sensorium.errors import SensoriumError, UnstructuredAnswer
 from sensorium.lists import in_order
 from sensorium.schemas.analyze import Analysis, AnalyzeRequest
 from sensorium.schemas.ask import Answer, AskRequest, Message, Picture, Words
+from sensorium.schemas.faces import Faces
 from sensorium.schemas.structure import Structure
 
 REQUIRES: tuple[str, ...] = ()
@@ -75,6 +77,9 @@ SAID: Mapping[Tongue, Mapping[str, str]] = {
         "perhaps": "What it shows is uncertain; perhaps: {names}.",
         "text": "It reads: {lines}.",
         "no text": "No text is found in it.",
+        "face": "One face is found in it: {places}.",
+        "faces": "{count} faces are found in it: {places}.",
+        "no faces": "No faces are found in it.",
         "more": "and {count} more lines",
         "colours": "Its main colours: {colours}.",
         "look": "It is {light}, {depth}, and {sharp}.",
@@ -110,6 +115,9 @@ SAID: Mapping[Tongue, Mapping[str, str]] = {
         "perhaps": "内容不确定，也许是：{names}。",
         "text": "上面写着：{lines}。",
         "no text": "没有发现文字。",
+        "face": "发现 1 张脸：{places}。",
+        "faces": "发现 {count} 张脸：{places}。",
+        "no faces": "没有发现人脸。",
         "more": "以及另外 {count} 行",
         "colours": "主要颜色：{colours}。",
         "look": "画面{light}，{depth}，{sharp}。",
@@ -136,6 +144,12 @@ SAID: Mapping[Tongue, Mapping[str, str]] = {
     },
 }
 """What is said, in each language."""
+
+PLACES: Mapping[Tongue, tuple[str, ...]] = {
+    "en": ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right"),
+    "zh": ("左上", "上方", "右上", "左侧", "中间", "右侧", "左下", "下方", "右下"),
+}
+"""What the ninths of a picture are called, row by row."""
 
 OTHER_SPELLINGS = {"colors": "colours", "color": "colour", "caption": "description", "name": "label", "names": "labels"}
 
@@ -191,6 +205,11 @@ def sentences(seen: Analysis, which: str, tongue: Tongue) -> Iterator[str]:
         yield say[sure].format(names=say["and"].join(_names(seen)))
     if seen.read:
         yield say["text"].format(lines=say["and"].join(_quoted(seen, tongue))) if seen.read.lines else say["no text"]
+    if seen.faces:
+        places = say["and"].join(_counted(_face_places(seen.faces, tongue)))
+        count = len(seen.faces.faces)
+        said = say["face"] if count == 1 else say["faces"] if count else say["no faces"]
+        yield said.format(count=count, places=places)
     if seen.describe_pixels:
         colours = [f"{name} ({share:.0%})" for name, share in _shares(seen, tongue).items() if share >= WORTH_NAMING]
         yield say["colours"].format(colours=say["and"].join(colours))
@@ -275,6 +294,8 @@ def _facts_of(seen: Analysis, tongue: Tongue) -> dict[str, Any]:
         known |= {"label": seen.classify.best.name, "labels": [label.name for label in seen.classify.labels]}
     if seen.read:
         known |= {"text": seen.read.text, "lines": [line.text for line in seen.read.lines]}
+    if seen.faces:
+        known |= {"face_count": len(seen.faces.faces), "faces": _face_places(seen.faces, tongue)}
     if (look := seen.describe_pixels) is not None:
         colours = list(_shares(seen, tongue))
         known |= {"colours": colours, "colour": colours[0]}
@@ -370,6 +391,22 @@ def _names(seen: Analysis) -> list[str]:
     return [
         f"{label.name} ({label.score:.0%})" for label in (best, *others) if label is best or label.score >= WORTH_NAMING
     ]
+
+
+def _face_places(seen: Faces, tongue: Tongue) -> list[str]:
+    """Where each face is, from top left to bottom right: in which ninth of the picture its middle lies."""
+    middles = [((one.box.left + one.box.right) / 2, (one.box.top + one.box.bottom) / 2) for one in seen.faces]
+    ninths = sorted((_third(y, seen.image.height), _third(x, seen.image.width)) for x, y in middles)
+    return [PLACES[tongue][3 * down + across] for down, across in ninths]
+
+
+def _third(at: float, length: int) -> int:
+    return min(2, max(0, int(3 * at / length)))
+
+
+def _counted(names: Sequence[str]) -> list[str]:
+    """Each name once, with how often it is there where that is more."""
+    return [name if count == 1 else f"{name} ({count})" for name, count in Counter(names).items()]
 
 
 def _quoted(seen: Analysis, tongue: Tongue) -> list[str]:

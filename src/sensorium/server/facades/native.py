@@ -10,6 +10,9 @@ JSON, or several in a form, is answered by
 in their order, with status 200 unless all of them failed. An empty text in a form is a field
 that was left out.
 
+A task whose answer is a picture gives the picture itself, with `as=image` or `Accept: image/*`, when one was sent;
+what else there is to say of it then stands in headers: `X-Sensorium-Faces: 2`.
+
 With `stream`, or `Accept: text/event-stream`, one picture is answered by server-sent events:
 
     id: 9f86d081884c7d659a2feaa0c55ad015:2
@@ -35,8 +38,9 @@ from sensorium.errors import InvalidRequest, SensoriumError
 from sensorium.media.source import Source
 from sensorium.schemas.base import Request, Result, checked
 from sensorium.schemas.events import Delta, Event, Item
+from sensorium.schemas.picture import Picture
 from sensorium.server.facades.base import BEAT, Facade, Message, Outcome, Plan, Reply, Upload
-from sensorium.server.facades.native_page import MANNERS, Manner, manner_of, page_of
+from sensorium.server.facades.native_page import AS, FORMS, MANNERS, Manner, manner_of, page_of
 from sensorium.server.facades.status import described, headers_of, status_of, status_of_all
 
 Decoder = Callable[[Any], Any]
@@ -93,6 +97,8 @@ class Context:
 
     trace: str
     many: bool
+    as_image: bool = False
+    """Whether the answer is the picture itself, and not JSON about it."""
 
 
 def facade_for(request: type[Request]) -> Facade:
@@ -114,14 +120,17 @@ def parse(shape: Shape, message: Message) -> Plan:
     if len(fields) > MOST_FIELDS:
         raise InvalidRequest("The request has too many fields", why=f"{len(fields):,} were sent")
     manner = manner_of({name: fields.pop(name) for name in MANNERS & fields.keys()}, "a task")
+    form = _form_of_answer(shape, message, fields)
     asked, many = _asked(shape, message.files, fields)
     stream = _wants_events(message) if manner.stream is None else manner.stream
     if stream and many:
         raise InvalidRequest("A stream answers one request", fix="Send one picture, or ask without `stream`")
+    if form == "image" and (stream or many):
+        raise InvalidRequest("Only one answer can be the picture itself", fix="Send one picture, and no `stream`")
     requests = tuple(_attempt(shape, {**fields, **pictures}) for pictures in asked)
     return Plan(
         requests,
-        Context(message.trace, many),
+        Context(message.trace, many, form == "image"),
         timeout=manner.timeout,
         cache=manner.cache,
         remote=manner.privacy == "any",
@@ -135,7 +144,18 @@ def render(outcomes: Sequence[Outcome], context: Context) -> Reply:
     if context.many:
         return _render_many(outcomes, context.trace)
     (outcome,) = outcomes
-    return refuse(outcome, context.trace) if isinstance(outcome, SensoriumError) else Reply(200, _json(outcome))
+    if isinstance(outcome, SensoriumError):
+        return refuse(outcome, context.trace)
+    if context.as_image and isinstance(outcome, Picture):
+        return Reply(200, outcome.data, ((b"content-type", outcome.media_type.encode()), *_told_beside(outcome)))
+    return Reply(200, _json(outcome))
+
+
+def _told_beside(picture: Picture) -> Iterator[tuple[bytes, bytes]]:
+    """What an answer says beside its picture, in a word or a number each, as headers."""
+    for name in type(picture).model_fields.keys() - Picture.model_fields.keys():
+        if isinstance(value := getattr(picture, name), (str, int)):
+            yield f"x-sensorium-{name.replace('_', '-')}".encode(), str(value).encode("ascii", "replace")
 
 
 def refuse(error: SensoriumError, trace: str) -> Reply:
@@ -177,6 +197,17 @@ def failure(error: SensoriumError, trace: str) -> bytes:
 
 def _event(kind: bytes, data: bytes) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (kind, data)
+
+
+def _form_of_answer(shape: Shape, message: Message, fields: dict[str, Any]) -> str:
+    """How a picture that is the answer goes back: `json`, or `image`, as the bytes that it is. What says so is taken out."""
+    if not issubclass(shape.request.answer, Picture):
+        return "json"
+    accepted = message.headers.get("accept", "").lower()
+    wanted = fields.pop(AS, None) or ("image" if "image/" in accepted and "json" not in accepted else "json")
+    if wanted not in FORMS:
+        raise InvalidRequest(f"`{AS}` is {str(wanted)[:60]!r}", fix=f"It is {' or '.join(FORMS)}")
+    return str(wanted)
 
 
 def _wants_events(message: Message) -> bool:

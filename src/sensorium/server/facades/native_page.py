@@ -10,8 +10,24 @@ from pydantic import Field
 
 from sensorium.schemas.base import Frozen, Request, checked
 from sensorium.schemas.examples import example_of
+from sensorium.schemas.picture import Picture
 
 EXAMPLE_URL = "https://example.com/cat.jpg"
+
+AS, FORMS = "as", ("json", "image")
+"""The field that says how a picture that is the answer goes back."""
+
+FORM_OF_ANSWER = {
+    "type": "string",
+    "enum": [*FORMS],
+    "default": FORMS[0],
+    "title": "As",
+    "description": "`image`: the answer is the picture itself, as with `Accept: image/*`; the rest stands in headers.",
+}
+
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
+
+WHOLE = {"schema": {"type": "string", "format": "binary"}}
 
 EVENTS = (
     "With `stream`: the event `stream`, which tells the stream's id; then `delta` (words), `item` (a finished part), "
@@ -65,6 +81,7 @@ def page_of(request: type[Request]) -> dict[str, Any]:
                         "examples": {"one": {"value": example}, "many": {"value": results}},
                     },
                     "text/event-stream": {"schema": {"description": EVENTS}},
+                    **(dict.fromkeys(IMAGE_TYPES, WHOLE) if issubclass(request.answer, Picture) else {}),
                 },
             }
         },
@@ -73,12 +90,11 @@ def page_of(request: type[Request]) -> dict[str, Any]:
 
 def _bodies(request: type[Request]) -> dict[str, Any]:
     example = _example(request)
-    whole = {"schema": {"type": "string", "format": "binary"}}
     bodies = {
         "application/json": {"schema": _json_body(request), "example": example},
         "multipart/form-data": {"schema": _form_body(request)},
     }
-    return {**bodies, "image/*": whole, "application/octet-stream": whole} if request.source_fields() else bodies
+    return {**bodies, "image/*": WHOLE, "application/octet-stream": WHOLE} if request.source_fields() else bodies
 
 
 def _example(request: type[Request]) -> dict[str, Any]:
@@ -112,7 +128,8 @@ def _form_body(request: type[Request]) -> dict[str, Any]:
 def _with_manner(request: type[Request]) -> dict[str, Any]:
     own = request.model_json_schema(ref_template="#/components/schemas/{model}")
     own.pop("$defs", None)
-    return {**own, "properties": {**own["properties"], **Manner.model_json_schema()["properties"]}}
+    form = {AS: FORM_OF_ANSWER} if issubclass(request.answer, Picture) else {}
+    return {**own, "properties": {**own["properties"], **Manner.model_json_schema()["properties"], **form}}
 
 
 def _words(schema: dict[str, Any]) -> dict[str, Any]:
