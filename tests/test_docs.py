@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sensorium.engine import Card
-from sensorium.engines.local import transformers
+from sensorium.engines.local import transformers, yunet
 from sensorium.engines.local.onnx_classifier import read_input
 from sensorium.engines.remote import google_vision
 from sensorium.layers.prepare import Input
@@ -97,6 +97,13 @@ def test_the_cards_and_settings_for_cloud_services_on_the_page_are_ones_that_wou
     registry = Registry()
     for task, names in settings["models"].items():
         assert [registry.card(name, task).name for name in names] == names
+
+
+def test_the_card_of_a_face_detector_on_the_page_is_one_that_would_be_read() -> None:
+    page = (ROOT / "docs" / "faces.md").read_text(encoding="utf-8")
+    (written,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    card = Card.model_validate(tomllib.loads(written))
+    assert yunet.Input.model_validate(dict(card.input)).pixels == 6_000_000
 
 
 def test_every_target_that_the_pages_name_is_in_the_makefile() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,23 @@ def test_a_models_folder_that_is_not_there_is_no_problem(tmp_path: Path) -> None
     registry = Registry(tmp_path / "nowhere")
     assert registry.cards
     assert not registry.problems
+
+
+def test_weights_of_a_known_model_that_need_no_card_are_that_model_where_they_lie(tmp_path: Path) -> None:
+    task = Registry().task("faces")
+    assert Registry(tmp_path).own(task) == ("haar_frontalface",)
+    (tmp_path / "yunet.onnx").write_bytes(b"anything")
+    registry = Registry(tmp_path)
+    assert registry.own(task) == ("yunet", "haar_frontalface")
+    card = registry.card("yunet", "faces")
+    assert card.folder == tmp_path
+    assert [one.id for one in registry.cards].count(card.id) == 1
+    before = registry.catalogue.found
+    assert registry.look(before)[tmp_path / "yunet.onnx"] is before[tmp_path / "yunet.onnx"]
+    (tmp_path / "yunet.onnx").unlink()
+    assert registry.look(before) == {}
+
+
+def test_of_a_tasks_own_models_the_last_is_meant_where_none_is_at_hand(tmp_path: Path) -> None:
+    task = replace(Registry().task("faces"), defaults=("yunet",))
+    assert Registry(tmp_path).own(task) == ("yunet",)

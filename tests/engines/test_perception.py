@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sensorium.media.source import Source
 from sensorium.schemas.ask import Answer, AskRequest
 from sensorium.service import Sensorium
 from tests.fakes import put_fake
-from tests.pictures import jpeg, photograph, png
+from tests.pictures import jpeg, photograph, png, skimage_photograph
 
 PHOTO, RED = Source.of(photograph()), Source.of(png(60, 40, colour=(220, 20, 30)))
 
@@ -138,3 +139,15 @@ async def test_any_object_is_filled_with_all_that_is_known(sensorium: Sensorium)
 async def test_it_stays_in_the_house(sensorium: Sensorium) -> None:
     answer = await sensorium.run(AskRequest(image=RED, prompt="?"), options=Options(remote=False))
     assert answer.meta.engine == "perception@1"
+
+
+async def test_it_says_how_many_faces_there_are_and_where(sensorium: Sensorium) -> None:
+    """The astronaut's face lies in the upper middle."""
+    portrait = Source.of(skimage_photograph("astronaut.png"))
+    said = (await ask(sensorium, image=portrait)).text
+    assert re.search(r"(One face is|[2-9] faces are) found in it: [^.]*\btop\b", said)
+    assert re.search(r"发现 \d 张脸：[^。]*上方", (await ask(sensorium, "这是什么？", image=portrait)).text)
+    assert "No faces are found" in (await ask(sensorium, image=RED)).text
+    schema = {"type": "object", "properties": {"face_count": {"type": "integer"}, "faces": {"type": "array"}}}
+    filled = await ask(sensorium, image=portrait, json_schema=schema)
+    assert filled.data["face_count"] == len(filled.data["faces"]) >= 1

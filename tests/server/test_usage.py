@@ -102,6 +102,7 @@ def test_parts_of_a_composed_task_are_work_but_no_requests(keyed: Server, data: 
         "analyze": (1, 0),
         "classify": (0, 1),
         "read": (0, 1),
+        "faces": (0, 1),
         "describe_pixels": (0, 1),
     }
 

@@ -440,7 +440,9 @@ def unexpected(error: Exception) -> EngineFailed:
 
 async def send_reply(reply: Reply, send: Send, *, more: bool = False, last: bool = False) -> None:
     """`more`: the end of the answer is yet to be sent. `last`: the connection ends with it."""
-    headers = [JSON_TYPE, (b"content-length", b"%d" % len(reply.body)), *reply.headers]
+    headers = [(b"content-length", b"%d" % len(reply.body)), *reply.headers]
+    if not reply.headers or b"content-type" not in dict(reply.headers):
+        headers.insert(0, JSON_TYPE)
     if last:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -1,0 +1,97 @@
+"""`sensorium faces`, `people` and `blur-faces`."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Sensorium, lines
+from tests.pictures import skimage_photograph
+
+
+@pytest.fixture
+def portrait(home: Path) -> Path:
+    with Image.open(skimage_photograph("astronaut.png")) as picture:
+        picture.convert("RGB").save(home / "宇航员.jpg")
+    return Path("宇航员.jpg")
+
+
+def test_faces_are_told_drawn_and_given_as_json(sensorium: Sensorium, home: Path, portrait: Path) -> None:
+    told = sensorium("faces", portrait, "--draw", "marked.png")
+    assert told.exit_code == 0, told.output
+    assert "haar_frontalface@1" in told.stdout
+    assert "face" in told.stdout
+    with Image.open(home / "marked.png") as drawn, Image.open(portrait) as before:
+        assert drawn.convert("RGB").tobytes() != before.tobytes()
+    (answer,) = lines(sensorium("faces", portrait, "--json"))
+    assert answer["result"]["faces"][0]["box"]["left"] > 0
+
+
+def test_people_are_a_command_too(sensorium: Sensorium, portrait: Path) -> None:
+    told = sensorium("people", portrait)
+    assert told.exit_code == 0, told.output
+    assert "hog_people@1" in told.stdout
+
+
+def test_a_picture_with_covered_faces_is_written_where_it_is_told(
+    sensorium: Sensorium, home: Path, portrait: Path
+) -> None:
+    told = sensorium("blur-faces", portrait, "-o", "out.png", "--method", "black")
+    assert told.exit_code == 0, told.output
+    assert "covered, as found by haar_frontalface@1" in told.stdout
+    assert "written to out.png" in told.stdout
+    with Image.open(home / "out.png") as made:
+        assert made.format == "PNG"
+        assert made.convert("RGB").getpixel((221, 122)) == (0, 0, 0)
+
+
+def test_that_no_face_was_found_is_said(sensorium: Sensorium, photos: Path) -> None:
+    told = sensorium("blur-faces", photos / "a.png", "-o", "out.png")
+    assert told.exit_code == 0, told.output
+    assert "no faces found by haar_frontalface@1" in told.stdout
+
+
+def test_many_pictures_go_into_a_folder_each_in_the_format_of_its_name(
+    sensorium: Sensorium, photos: Path, home: Path
+) -> None:
+    told = sensorium("blur-faces", photos, "-o", "out", "--model", "fake")
+    assert told.exit_code == 2, "one is broken"
+    made = {path.relative_to(home / "out").as_posix(): path for path in (home / "out").rglob("*") if path.is_file()}
+    assert set(made) == {"a.png", "b 猫.jpg", "旅行/长城.jpg"}
+    for name, path in made.items():
+        with Image.open(path) as picture:
+            assert picture.format == ("PNG" if name.endswith("png") else "JPEG")
+
+
+def test_without_a_place_for_the_picture_it_is_asked_for(sensorium: Sensorium, portrait: Path) -> None:
+    told = sensorium("blur-faces", portrait)
+    assert told.exit_code == 2
+    assert "-o out.jpg" in told.stderr
+    (answer,) = lines(sensorium("blur-faces", portrait, "--json"))
+    with Image.open(io.BytesIO(base64.b64decode(answer["result"]["data"], validate=True))) as made:
+        assert made.size == (512, 512)
+
+
+def test_a_picture_never_goes_over_an_input(sensorium: Sensorium, portrait: Path) -> None:
+    before = portrait.read_bytes()
+    told = sensorium("blur-faces", portrait, "-o", portrait)
+    assert told.exit_code == 2
+    assert "Will not write over" in told.stderr
+    assert portrait.read_bytes() == before
+
+
+def test_blurring_has_no_drawing_that_would_show_the_picture_as_it_was(sensorium: Sensorium, portrait: Path) -> None:
+    assert sensorium("blur-faces", portrait, "--draw", "x.png").exit_code == 2
+    assert "--draw" not in sensorium("blur-faces", "--help").stdout
+
+
+def test_yunets_file_is_added_by_its_name(sensorium: Sensorium, portrait: Path, shared_data: Path) -> None:
+    (weights,) = (shared_data / "weights" / "yunet").glob("*.onnx")
+    told = sensorium("models", "add", "yunet", weights)
+    assert told.exit_code == 0, told.output
+    assert "sensorium faces photo.jpg --model yunet" in told.stdout
+    assert "yunet@1" in sensorium("faces", portrait).stdout
