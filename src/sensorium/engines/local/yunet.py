@@ -6,8 +6,10 @@ becomes the model as `yunet.onnx` in the models folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
@@ -17,7 +19,7 @@ from sensorium.engine import Call, Card, Host, Weights
 from sensorium.errors import EngineFailed, InvalidModel
 from sensorium.media.encode import bounded, shrunk, within
 from sensorium.media.image import Image
-from sensorium.runtimes import onnx_file, weights
+from sensorium.runtimes import weights
 from sensorium.runtimes.lending import Lending
 from sensorium.schemas.base import Frozen, ImageInfo, wrong_fields
 from sensorium.schemas.faces import Face, Faces, FacesRequest
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float32]
     """float32 (faces, 15): left, top, width, height, five points as x and y, score."""
 
-REQUIRES = ("cv2", "numpy")
+REQUIRES = ("cv2", "numpy", "onnxruntime")
 
 CARDS = (
     Card(
@@ -61,7 +63,7 @@ LEAST_SCORE, OVERLAP, MOST = 0.3, 0.3, 5000
 """What is less likely is not told at all; of faces that overlap by more the surest stays; and so many are looked at. The last two
 are OpenCV's own."""
 
-TRIAL_SIDE, STRIDES = 320, (8, 16, 32)
+TRIAL_SIDE, LARGEST_TRIAL, STRIDES = 320, 2048, (8, 16, 32)
 OUTPUTS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 """Numbers of each place of a stride's grid. OpenCV reads them without looking how many there are."""
 
@@ -97,11 +99,15 @@ class Engine:
         except ValidationError as error:
             why = wrong_fields(error, Input)
             raise InvalidModel(f"The card of model {self._card.id} has a wrong input", why=why) from error
-        network = _read(self._card, self._host)
+        path = weights.onnx_model(self._card, self._host.cache_dir)
+        if isinstance(path, bytes):
+            raise _not_yunet(self._card, "its card names a builder")
+        _check(path, self._card)
+        network = _read(path)
         cv2.setNumThreads(1)  # pictures share the cores, not the parts of one
         try:
-            _check(network, self._card)
             self._detectors = Lending(lambda: _detector(network))
+            self._detectors.use(lambda one: one.detect(_blank(TRIAL_SIDE, TRIAL_SIDE)))
         except cv2.error as error:
             raise _not_yunet(self._card, str(error)) from error
 
@@ -144,7 +150,7 @@ def _seen(detector: cv2.FaceDetectorYN, pixels: Pixels, image: Image) -> list[_S
 def _faces(rows: Rows, across: float, down: float) -> Iterator[_Seen]:
     for row in rows:
         left, top, wide, high, *points, score = (float(number) for number in row)
-        if not (wide > 0 and high > 0):
+        if not (all(map(math.isfinite, (left, top, *points, score))) and 0 < wide < math.inf and 0 < high < math.inf):
             continue
         box = Box(left=left, top=top, right=left + wide, bottom=top + high).scaled(across, down)
         placed = tuple((x * across, y * down) for x, y in zip(points[::2], points[1::2], strict=True))
@@ -155,34 +161,50 @@ def _face(seen: _Seen) -> Face:
     return Face(box=seen.box, score=seen.score, landmarks=dict(zip(LANDMARKS, seen.points, strict=True)))
 
 
-def _read(card: Card, host: Host) -> NDArray[np.uint8]:
-    """The file's bytes, looked at: whole in itself, and the one that the card means. (bytes,)."""
+def _check(path: Path, card: Card) -> None:
+    """Raises InvalidModel unless the file is a whole network with YuNet's outputs.
+
+    By onnxruntime, which refuses what is damaged: OpenCV's importer crashes on some of it.
+    """
+    try:
+        height, width, outputs = _tried(path, card)
+    except (EngineFailed, ValueError) as error:
+        raise _not_yunet(card, str(error)) from error
+    for stride in STRIDES:
+        for name, numbers in OUTPUTS.items():
+            output, expected = outputs.get(f"{name}_{stride}"), (height // stride) * (width // stride) * numbers
+            if output is None or output.size != expected or output.dtype != "float32":
+                raise _not_yunet(card, f"it has no output {name}_{stride} with {expected} numbers")
+
+
+def _tried(path: Path, card: Card) -> tuple[int, int, Mapping[str, NDArray[np.generic]]]:
+    """Height and width of a black picture, and what the network makes of it."""
+    from sensorium.runtimes.onnx import Session
+
+    session = Session(path, name=card.id)
+    try:
+        (port,) = session.inputs
+        height, width = (min(side, LARGEST_TRIAL) if isinstance(side, int) else TRIAL_SIDE for side in port.shape[2:])
+        picture = _blank(height, width).transpose(2, 0, 1)[None].astype("float32")
+        return height, width, session.run_here({port.name: picture})
+    finally:
+        session.close()
+
+
+def _blank(height: int, width: int) -> Pixels:
     import numpy as np
 
-    path = weights.onnx_model(card, host.cache_dir)
-    if isinstance(path, bytes):
-        raise InvalidModel(
-            f"Model {card.id} cannot be used", why="YuNet's weights are an ONNX file, and need no builder"
-        )
-    onnx_file.check(path)
+    return np.zeros((height, width, 3), np.uint8)
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    """The file's bytes, (bytes,)."""
+    import numpy as np
+
     try:
         return np.fromfile(path, np.uint8)
     except OSError as error:
         raise InvalidModel(f"Cannot read {path.name}", why=str(error)) from error
-
-
-def _check(network: NDArray[np.uint8], card: Card) -> None:
-    """Raises InvalidModel, or OpenCV's error, unless the network has YuNet's outputs."""
-    import cv2
-    import numpy as np
-
-    graph = cv2.dnn.readNetFromONNX(network)
-    graph.setInput(cv2.dnn.blobFromImage(np.zeros((TRIAL_SIDE, TRIAL_SIDE, 3), np.uint8)))
-    wanted = {f"{name}_{stride}": (stride, numbers) for stride in STRIDES for name, numbers in OUTPUTS.items()}
-    for (name, (stride, numbers)), output in zip(wanted.items(), graph.forward(list(wanted)), strict=True):
-        expected = (TRIAL_SIDE // stride) ** 2 * numbers
-        if output.size != expected or output.dtype != np.float32:
-            raise _not_yunet(card, f"its output {name} has {output.size} numbers in place of {expected}")
 
 
 def _detector(network: NDArray[np.uint8]) -> cv2.FaceDetectorYN:
