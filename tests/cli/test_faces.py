@@ -71,6 +71,7 @@ def test_without_a_place_for_the_picture_it_is_asked_for(sensorium: Sensorium, p
     told = sensorium("blur-faces", portrait)
     assert told.exit_code == 2
     assert "-o out.jpg" in told.stderr
+    assert sensorium("blur-faces", portrait, "-o", "out.jpg", "--format", "png").exit_code == 2
     (answer,) = lines(sensorium("blur-faces", portrait, "--json"))
     with Image.open(io.BytesIO(base64.b64decode(answer["result"]["data"], validate=True))) as made:
         assert made.size == (512, 512)

@@ -105,8 +105,6 @@ def test_the_openapi_page_says_how_the_picture_may_come(server: Server) -> None:
     page = requests.get(f"{server.url}/openapi.json", timeout=60).json()
     operation = page["paths"]["/v1/blur_faces"]["post"]
     assert {"application/json", "image/jpeg", "image/png"} <= set(operation["responses"]["200"]["content"])
-    assert operation["requestBody"]["content"]["application/json"]["schema"]["properties"]["as"]["enum"] == [
-        "json",
-        "image",
-    ]
+    (form_of_answer,) = operation["parameters"]
+    assert (form_of_answer["name"], form_of_answer["schema"]["enum"]) == ("as", ["json", "image"])
     assert page["components"]["schemas"]["BlurredFaces"]["properties"]["data"]["contentEncoding"] == "base64"

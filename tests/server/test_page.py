@@ -1033,7 +1033,7 @@ def test_the_keyboard_is_enough(page: Any, server: Server, tmp_path: Path) -> No
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.value") == "ask"
-    for _ in range(4):
+    for _ in range(5):
         page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.value") == "detect"
     page.set_input_files("#files", tmp_path / "cat.png")

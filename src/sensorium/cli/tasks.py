@@ -97,6 +97,8 @@ def _run(
         raise click.UsageError("--device does not go with --server: it computes there, on what its own settings say.")
     if issubclass(task.answer, Picture) and target is None and not as_json:
         raise click.UsageError("Say where the picture goes: `-o out.jpg`; of many inputs, a folder.")
+    if issubclass(task.answer, Picture) and target is not None and "format" in given(options):
+        raise click.UsageError("--format goes with --json alone: with -o, the file's name says the format.")
     settings = load_settings(**({"device": device} if device else {}))
     fields = {**given(options), **({"model": model} if model else {})}
     words, fields = told_apart(task, words, fields)

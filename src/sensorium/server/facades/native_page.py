@@ -18,11 +18,10 @@ AS, FORMS = "as", ("json", "image")
 """The field that says how a picture that is the answer goes back."""
 
 FORM_OF_ANSWER = {
-    "type": "string",
-    "enum": [*FORMS],
-    "default": FORMS[0],
-    "title": "As",
+    "name": AS,
+    "in": "query",
     "description": "`image`: the answer is the picture itself, as with `Accept: image/*`; the rest stands in headers.",
+    "schema": {"type": "string", "enum": [*FORMS], "default": FORMS[0]},
 }
 
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp")
@@ -71,6 +70,7 @@ def page_of(request: type[Request]) -> dict[str, Any]:
         "operationId": request.task,
         "summary": (request.__doc__ or "").partition("\n")[0],
         "tags": ["tasks"],
+        **({"parameters": [FORM_OF_ANSWER]} if issubclass(request.answer, Picture) else {}),
         "requestBody": {"required": True, "content": _bodies(request)},
         "responses": {
             "200": {
@@ -128,8 +128,7 @@ def _form_body(request: type[Request]) -> dict[str, Any]:
 def _with_manner(request: type[Request]) -> dict[str, Any]:
     own = request.model_json_schema(ref_template="#/components/schemas/{model}")
     own.pop("$defs", None)
-    form = {AS: FORM_OF_ANSWER} if issubclass(request.answer, Picture) else {}
-    return {**own, "properties": {**own["properties"], **Manner.model_json_schema()["properties"], **form}}
+    return {**own, "properties": {**own["properties"], **Manner.model_json_schema()["properties"]}}
 
 
 def _words(schema: dict[str, Any]) -> dict[str, Any]:
