@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Compiled files are kept, as they are for users: many tests and benches start Python again and again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-gateway bench-flow bench-batch bench-jobs bench-celery bench-overload soak docs test-slow test-sdks test-torch test-ray fuzz check-arm64 clean
+.PHONY: help test lint check format demo bench-classify bench-startup bench-serving bench-gateway bench-flow bench-batch bench-jobs bench-celery bench-overload soak docs test-slow test-sdks test-torch test-ray test-faces bench-faces fuzz check-arm64 clean
 
 help:
 	@echo "make demo   run the main job on real photographs, from nothing"
@@ -15,10 +15,12 @@ help:
 	@echo "make test-sdks   other people's clients against our server"
 	@echo "make test-torch   vision-language models on PyTorch"
 	@echo "make test-ray   batches on Ray"
+	@echo "make test-faces   faces compared by dlib"
 	@echo "make check  format, lint, types, import rules and the fast tests"
 	@echo "make bench-gateway   what our server costs between clients and a provider"
 	@echo "make bench-batch     ten thousand pictures by one command, against a bare loop"
 	@echo "make bench-flow      batches of pictures, within a provider's limits and without"
+	@echo "make bench-faces     faces counted and compared, beside dlib's own way"
 	@echo "make bench-jobs      jobs that do nothing, submitted and finished in a second"
 	@echo "make bench-celery    classification by one Celery worker, and by two"
 	@echo "make bench-serving, bench-overload, soak   the server at its limit, beyond it, and for a long time"
@@ -41,6 +43,7 @@ $(eval $(call environment,.venv-sdks,pyproject.toml constraints.txt constraints-
 # PyTorch is large. pip, of all installers, takes the build for processors.
 $(eval $(call environment,.venv-torch,pyproject.toml constraints.txt constraints-torch.txt,-e '.[torch]' $(PYTESTS)))
 $(eval $(call environment,.venv-ray,pyproject.toml constraints.txt constraints-ray.txt,-e '.[ray]' $(PYTESTS)))
+$(eval $(call environment,.venv-faces,pyproject.toml constraints.txt constraints-faces.txt,-e '.[faces]' $(PYTESTS)))
 # The servers that ours is compared with; then the thinnest proxy, and LiteLLM.
 $(eval $(call environment,.venv-peers,benchmarks/serving/constraints.txt,-r benchmarks/serving/constraints.txt))
 $(eval $(call environment,.venv-gateway-peers,benchmarks/gateway/constraints.txt,-r benchmarks/gateway/constraints.txt))
@@ -51,7 +54,7 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
-test-sdks test-torch test-ray: test-%: .venv-%/installed
+test-sdks test-torch test-ray test-faces: test-%: .venv-%/installed
 	.venv-$*/bin/python -m pytest tests/$*
 
 fuzz: $(VENV)/installed
@@ -92,6 +95,9 @@ bench-gateway: $(VENV)/installed .venv-gateway-peers/installed
 
 bench-flow: $(VENV)/installed
 	$(BIN)/python -m benchmarks.flow
+
+bench-faces: .venv-faces/installed
+	.venv-faces/bin/python -m benchmarks.faces
 
 bench-jobs: $(VENV)/installed
 	$(BIN)/python -m benchmarks.jobs

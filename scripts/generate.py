@@ -21,6 +21,7 @@ from sensorium.config import Settings
 from sensorium.errors import SensoriumError, every_error
 from sensorium.media.source import Source
 from sensorium.registry import Registry, Task
+from sensorium.runtimes.weights import files
 from sensorium.schemas.base import Frozen, Request
 from sensorium.telemetry import Telemetry
 
@@ -304,6 +305,8 @@ def _brings(card: Any) -> str:
         return f"a key in `{card.quirks['key']}`"
     if card.remote:
         return "[keys](hybrid.md)"
+    if card.weights and card.weights.alone and not card.install:
+        return f"{' and '.join(f'`{name}`' for name in files(card))} in the models folder"
     return f"`{card.install}`" if card.install else "sensorium itself"
 
 

@@ -28,7 +28,7 @@ LEVELS = [
     {"service"},
     {"models"},
     {"config", "registry"},
-    {"tasks", "engines", "layers"},
+    {"tasks", "parts", "engines", "layers"},
     {"runtimes", "stores", "tariff"},
     {"engine", "lists", "listening"},
     {"schemas"},

@@ -19,6 +19,7 @@ from sensorium.schemas.ask import Message as Message
 from sensorium.schemas.blur_faces import BlurredFaces as BlurredFaces
 from sensorium.schemas.classify import Classification as Classification
 from sensorium.schemas.compare import Comparison as Comparison
+from sensorium.schemas.compare_faces import FaceComparison as FaceComparison
 from sensorium.schemas.describe_pixels import PixelDescription as PixelDescription
 from sensorium.schemas.detect import Detections as Detections
 from sensorium.schemas.faces import Faces as Faces
@@ -190,6 +191,30 @@ def compare(
     max_cost: float | None = ...,
 ) -> list[Comparison | SensoriumError]: ...
 @overload
+def compare_faces(
+    *images: SourceLike,
+    model: str | None = ...,
+    threshold: float | None = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> FaceComparison:
+    """Tell whether two pictures show the same person, by the largest face of each."""
+
+@overload
+def compare_faces(
+    images: Sequence[Sequence[SourceLike]],
+    /,
+    *,
+    model: str | None = ...,
+    threshold: float | None = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[FaceComparison | SensoriumError]: ...
+@overload
 def describe_pixels(
     image: SourceLike,
     *,
@@ -249,6 +274,9 @@ def faces(
     min_score: float = ...,
     limit: int | None = ...,
     attributes: bool = ...,
+    embeddings: bool = ...,
+    crops: bool = ...,
+    live: bool = ...,
     timeout: float | None = ...,
     cache: bool = ...,
     privacy: Literal["any", "local"] = ...,
@@ -264,6 +292,9 @@ def faces(
     min_score: float = ...,
     limit: int | None = ...,
     attributes: bool = ...,
+    embeddings: bool = ...,
+    crops: bool = ...,
+    live: bool = ...,
     timeout: float | None = ...,
     cache: bool = ...,
     privacy: Literal["any", "local"] = ...,

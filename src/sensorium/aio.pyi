@@ -15,6 +15,7 @@ from sensorium.schemas.ask import Message as Message
 from sensorium.schemas.blur_faces import BlurredFaces as BlurredFaces
 from sensorium.schemas.classify import Classification as Classification
 from sensorium.schemas.compare import Comparison as Comparison
+from sensorium.schemas.compare_faces import FaceComparison as FaceComparison
 from sensorium.schemas.describe_pixels import PixelDescription as PixelDescription
 from sensorium.schemas.detect import Detections as Detections
 from sensorium.schemas.faces import Faces as Faces
@@ -185,6 +186,30 @@ async def compare(
     max_cost: float | None = ...,
 ) -> list[Comparison | SensoriumError]: ...
 @overload
+async def compare_faces(
+    *images: SourceLike,
+    model: str | None = ...,
+    threshold: float | None = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> FaceComparison:
+    """Tell whether two pictures show the same person, by the largest face of each."""
+
+@overload
+async def compare_faces(
+    images: Sequence[Sequence[SourceLike]],
+    /,
+    *,
+    model: str | None = ...,
+    threshold: float | None = ...,
+    timeout: float | None = ...,
+    cache: bool = ...,
+    privacy: Literal["any", "local"] = ...,
+    max_cost: float | None = ...,
+) -> list[FaceComparison | SensoriumError]: ...
+@overload
 async def describe_pixels(
     image: SourceLike,
     *,
@@ -244,6 +269,9 @@ async def faces(
     min_score: float = ...,
     limit: int | None = ...,
     attributes: bool = ...,
+    embeddings: bool = ...,
+    crops: bool = ...,
+    live: bool = ...,
     timeout: float | None = ...,
     cache: bool = ...,
     privacy: Literal["any", "local"] = ...,
@@ -259,6 +287,9 @@ async def faces(
     min_score: float = ...,
     limit: int | None = ...,
     attributes: bool = ...,
+    embeddings: bool = ...,
+    crops: bool = ...,
+    live: bool = ...,
     timeout: float | None = ...,
     cache: bool = ...,
     privacy: Literal["any", "local"] = ...,

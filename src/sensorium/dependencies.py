@@ -12,6 +12,8 @@ EXTRAS = {
     "av": "video",
     "jwt": "auth",
     "cryptography": "auth",
+    "dlib": "faces",
+    "face_recognition_models": "faces",
     "opentelemetry": "otel",
     "pyarrow": "parquet",
     "redis": "redis",

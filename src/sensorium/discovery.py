@@ -1,4 +1,4 @@
-"""Where the modules of tasks, engine kinds and facades are, by name; nothing is imported to know it."""
+"""Where the modules of tasks, their parts, engine kinds and facades are, by name; nothing is imported to know it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-TASKS, ENGINES, FACADES = "sensorium.tasks", "sensorium.engines", "sensorium.server.facades"
+TASKS, PARTS = "sensorium.tasks", "sensorium.parts"
+ENGINES, FACADES = "sensorium.engines", "sensorium.server.facades"
 """The packages whose modules are registered, and the entry-point groups of the same names."""
 
 

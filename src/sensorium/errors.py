@@ -20,6 +20,7 @@
     │   ├── FetchFailed          the URL did not give what was asked for
     │   ├── UploadIncomplete     the sender stopped before the end of the body
     │   ├── Unseeing             pictures for a model that takes none
+    │   ├── NoFace               a picture without a face, where one is needed
     │   ├── ContextTooLong       more words and pictures than the model takes
     │   ├── ContentFiltered      the provider's filter refused the question
     │   └── ProviderRefused      the provider says that the request is wrong
@@ -230,6 +231,21 @@ class Unseeing(InvalidRequest):
 
     code = "unseeing"
     remedy = "Ask a model that takes pictures, or send words alone."
+
+
+class NoFace(InvalidInput):
+    """A face is needed in a picture, and none was found."""
+
+    code = "no_face"
+    remedy = "Send a picture in which the face is larger, sharper or turned to the camera; or name another model."
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "", picture: int = 1) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.picture = picture
+        """Which picture of the request, from 1."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "picture": self.picture}
 
 
 class ContextTooLong(InvalidInput):

@@ -454,7 +454,7 @@ def trial(registry: Registry, card: Card) -> Request | None:
         return None
     for name in card.tasks:
         try:
-            request = registry.task(name).request
+            request = registry.asked(name).request
             return request.model_validate({field: _picture() for field in request.source_fields()})
         except (SensoriumError, ValidationError):  # `*`, a task that is not installed, or one that must be told more
             continue

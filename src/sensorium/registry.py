@@ -12,7 +12,7 @@ import importlib
 import math
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +37,10 @@ TRIES = {"dev", "a", "alpha", "b", "beta", "c", "pre", "preview", "rc"}
 """Words in a version that come before its end, as in 2.0-rc1; others, as in 2.0-int8, come after."""
 
 
+def _nothing(request: Request) -> Collection[str]:  # noqa: ARG001 - a task that needs no other
+    return ()
+
+
 @dataclass(frozen=True)
 class Task:
     """A verb: what it takes, who answers by default, what is checked before and tidied after."""
@@ -54,6 +58,11 @@ class Task:
     card as well, or None where the model is not known here."""
     asks: str | None = None
     """Of a composed task, the one that it passes `model` on to; None: it takes no model."""
+    needs: Callable[[Any], Collection[str]] = _nothing
+    """Of a request, the tasks and parts without whose models it cannot be answered: where these are not here, it is refused at once."""
+    around: Callable[[Any, Any, Callable[[Any], Awaitable[Any]]], Awaitable[Any]] | None = None
+    """Of a task that a model answers, and others add to: `around(request, call, ask)`, where `ask(request)` is the model's answer,
+    tidied."""
 
     @property
     def answer(self) -> type[Result]:
@@ -153,8 +162,16 @@ class Registry:
         places = discovery.modules(discovery.TASKS)
         if name not in places:
             raise UnknownTask(f"There is no task {name!r}", fix=_near(name, places))
+        return self._imported_task(name, places[name])
+
+    def asked(self, name: str) -> Task:
+        """As `task`, also a part: what only tasks ask for."""
+        part = discovery.modules(discovery.PARTS).get(name)
+        return self.task(name) if part is None else self._imported_task(name, part)
+
+    def _imported_task(self, name: str, place: str) -> Task:
         if name not in self._tasks:
-            self._tasks[name] = _as_task(name, importlib.import_module(places[name]))
+            self._tasks[name] = _as_task(name, importlib.import_module(place))
         return self._tasks[name]
 
     @property
@@ -241,6 +258,15 @@ class Registry:
 
         Raises MissingDependency when a package that the kind stands on is not installed.
         """
+        return self._usable_kind(card).Engine(card, host)
+
+    def require(self, card: Card) -> None:
+        """Raises MissingDependency or ModelNotInstalled, naming what is missing, when the model cannot be loaded here."""
+        self._usable_kind(card)
+        lies_alone = card.weights is not None and card.weights.alone and card.folder is None
+        weights.require(card.altered(folder=self.models_dir) if lies_alone else card)
+
+    def _usable_kind(self, card: Card) -> ModuleType:
         kind = self.kinds.get(card.kind)
         if kind is None:
             raise InvalidModel(
@@ -252,7 +278,7 @@ class Registry:
             raise MissingDependency(
                 f"Cannot use model {card.id}", why=f"{module} is not installed", fix=f"Run `{install_command(module)}`"
             )
-        return kind.Engine(card, host)
+        return kind
 
     def preparation(self, card: Card) -> Preparing:
         """How pictures are fed to the model's graph.
@@ -390,6 +416,8 @@ def _as_task(name: str, module: ModuleType) -> Task:
         run=getattr(module, "run", None),
         about=getattr(module, "ABOUT", None),
         asks=getattr(module, "ASKS", None),
+        needs=getattr(module, "needs", _nothing),
+        around=getattr(module, "around", None),
     )
 
 

@@ -162,8 +162,9 @@ class Sensorium:
 
     def check(self, request: Request) -> None:
         """Raises what would keep any such request from being asked, such as UnknownModel. Nothing is loaded."""
-        task = self.registry.task(request.task)
+        task = self.registry.asked(request.task)
         task.check(request)
+        self._refuse_lacking(task, request)
         self._stack(task, request.model)
 
     def stream(self, request: Request, *, buffer: int = 64, patience: float = 30.0, **how: Any) -> Stream:
@@ -214,9 +215,30 @@ class Sensorium:
         if self._closed:
             raise ServiceClosed("This Sensorium is closed")
         call.remaining()
-        task = self.registry.task(request.task)
+        task = self.registry.asked(request.task)
+        self._refuse_lacking(task, request)
+        if task.around is None:
+            return await self._answer(task, request, call)
+        return await task.around(request, call, lambda bare: self._answer(task, bare, call))
+
+    async def _answer(self, task: Task, request: Request, call: Call) -> Any:
         task.check(request)
         return task.tidy(request, await self._stack(task, request.model).run(request, call))
+
+    def _refuse_lacking(self, task: Task, request: Request) -> None:
+        """Raises why none of the models can be asked that a task or part would need which this one needs."""
+        for name in task.needs(request):
+            needed = self.registry.asked(name)
+            failures = [self._lacking(needed, model) for model in self._preferred(needed)]
+            if all(failures) and failures[0]:
+                raise failures[0]
+
+    def _lacking(self, task: Task, model: str) -> SensoriumError | None:
+        try:
+            self.registry.require(self._card(task, model))
+        except SensoriumError as error:
+            return error
+        return None
 
     def _stack(self, task: Task, model: str | None) -> stack.AnyEngine:
         return self._stacks.get((task.name, model)) or self._new_stack(task, model)
@@ -330,7 +352,7 @@ class _Composed:
 
 
 def _check_tasks(settings: Settings) -> None:
-    known = discovery.modules(discovery.TASKS)
+    known = {**discovery.modules(discovery.TASKS), **discovery.modules(discovery.PARTS)}
     for name in settings.models:
         if name not in known:
             raise InvalidConfiguration(

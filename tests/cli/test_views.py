@@ -6,6 +6,7 @@ from sensorium.cli.views import headline, seen
 from sensorium.schemas.analyze import Analysis, Failure
 from sensorium.schemas.base import Frozen, ImageInfo, Meta, Result, Skipped
 from sensorium.schemas.classify import Classification, Label
+from sensorium.schemas.compare_faces import FaceComparison
 from sensorium.schemas.detect import DetectedObject, Detections
 from sensorium.schemas.examples import example_of
 from sensorium.schemas.faces import Face, FaceAttributes, Faces
@@ -140,3 +141,19 @@ def test_a_guess_and_a_missing_price_are_called_so() -> None:
     assert "a guess: how gpt-4o counts is not known" in told
     assert "no price is known" in told
     assert "$" not in told
+
+
+def test_a_comparison_of_faces_says_who_it_takes_them_for_and_how_often_that_is_wrong() -> None:
+    told = example_of(FaceComparison)
+    same = seen("x", told.altered(score=0.9967, meta=Meta())).plain
+    assert "the same person" in same
+    assert "99.7%" in same, "never 100 %"
+    assert "24.0% of those of one" in same
+    assert "different people\n" in seen("x", told.altered(same=False, meta=Meta())).plain
+
+
+def test_what_else_was_asked_of_a_face_is_told_in_words() -> None:
+    face = Face(box=Box(left=0, top=0, right=9, bottom=9), embedding=(0.0,) * 128, crop="data:,", live=0.97)
+    told = seen("x", Faces(image=IMAGE, faces=(face,))).plain
+    assert "live 97%, 128 numbers, cut out" in told
+    assert "data:" not in told

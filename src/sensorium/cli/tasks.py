@@ -211,6 +211,12 @@ def _takes_pictures(task: Task) -> bool:
     return bool(task.request.source_fields() or task.request.gathers)
 
 
+def _takes_two(task: Task) -> bool:
+    """Whether neither fewer pictures nor more belong to a question."""
+    told = task.request.model_fields[task.request.gathers or ""].metadata
+    return any(getattr(mark, "max_length", None) == 2 for mark in told)
+
+
 def _stdin_once(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
     if words.count("-") > 1:
         raise click.BadParameter("standard input (`-`) can be read only once.", ctx, param)
@@ -332,7 +338,8 @@ def _help(task: Task) -> str:
     if not _takes_pictures(task):
         return summary
     if task.request.gathers:
-        return f"{summary}\n\nInputs are files, http(s) URLs, folders and `-` for standard input: two pictures or more."
+        many = "two pictures" if _takes_two(task) else "two pictures or more"
+        return f"{summary}\n\nInputs are files, http(s) URLs, folders and `-` for standard input: {many}."
     if task.request.positional:
         last = "may come last" if task.about else "comes last"
         alone = "counted" if task.about else "asked"
@@ -347,9 +354,14 @@ def _examples(typed: str, task: Task) -> str:
     if not _takes_pictures(task):
         return f"\b\nExample:\n  sensorium {typed} --json"
     if task.request.gathers:
-        question = (task.request.model_fields["question"].examples or ["..."])[0]
-        asked = f'sensorium {typed} a.jpg b.jpg --question "{question}"'
-        return f"\b\nExamples:\n  sensorium {typed} a.jpg b.jpg\n  {asked}\n  sensorium {typed} photos/ --json > answer.json"
+        question = task.request.model_fields.get("question")
+        asked = (
+            f'\n  sensorium {typed} a.jpg b.jpg --question "{(question.examples or ["..."])[0]}"' if question else ""
+        )
+        inputs = "a.jpg b.jpg" if _takes_two(task) else "photos/"
+        return (
+            f"\b\nExamples:\n  sensorium {typed} a.jpg b.jpg{asked}\n  sensorium {typed} {inputs} --json > answer.json"
+        )
     fields = task.request.model_fields
     asked = "".join(f' "{(fields[name].examples or [name])[0]}"' for name in task.request.positional)
     model = f" --model {(fields['model'].examples or ['NAME'])[0]}" if task.about else ""

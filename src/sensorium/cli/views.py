@@ -18,6 +18,7 @@ from sensorium.schemas.base import ImageInfo, ImageResult, Meta, Result, Usage
 from sensorium.schemas.blur_faces import BlurredFaces
 from sensorium.schemas.classify import Classification
 from sensorium.schemas.compare import Comparison
+from sensorium.schemas.compare_faces import FaceComparison
 from sensorium.schemas.describe_pixels import PixelDescription
 from sensorium.schemas.detect import Detections
 from sensorium.schemas.faces import Face, FaceAttributes, Faces
@@ -94,7 +95,7 @@ def _detections(result: Detections) -> Iterator[Text]:
 def _faces(result: Faces) -> Iterator[Text]:
     for face in result.faces:
         sure = "face " if face.score is None else _percent(face.score)
-        looks = _looks(face)
+        looks = ", ".join(filter(None, (_looks(face), *_described(face))))
         yield Text.assemble((sure, "dim"), "  ", _place(face.box), f"  {looks}" if looks else "")
     if not result.faces:
         yield Text("no faces found", style="dim")
@@ -115,6 +116,28 @@ def _blurred(result: BlurredFaces) -> Iterator[Text]:
     yield Text(f"{result.faces} face{'' if result.faces == 1 else 's'} covered, as found by {detector}")
     for box in result.boxes:
         yield Text(f"  {_place(box)}")
+
+
+def _described(face: Face) -> Iterator[str]:
+    if face.live is not None:
+        yield f"live {face.live:.0%}"
+    if face.embedding is not None:
+        yield f"{len(face.embedding)} numbers"
+    if face.crop is not None:
+        yield "cut out"
+
+
+def _face_comparison(result: FaceComparison) -> Iterator[Text]:
+    yield Text(
+        "the same person" if result.same else "different people", style="bold green" if result.same else "bold yellow"
+    )
+    yield Text.assemble(f"{result.score:6.1%}  ", (_bar(result.score), "cyan"))
+    yield Text(f"distance {result.distance:.3f}, where up to {result.threshold:.3f} is taken for the same", style="dim")
+    yield Text(
+        f"as near as this: {result.false_match_rate:.1%} of measured pairs of different people; "
+        f"farther apart: {result.false_non_match_rate:.1%} of those of one",
+        style="dim",
+    )
 
 
 def _looks(face: Face) -> str:
@@ -259,6 +282,7 @@ VIEWS: dict[type, View] = {
     TokenCount: _tokens,
     Answer: _answer,
     Comparison: _comparison,
+    FaceComparison: _face_comparison,
 }
 
 

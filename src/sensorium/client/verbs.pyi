@@ -14,6 +14,7 @@ from sensorium.schemas.ask import Message as Message
 from sensorium.schemas.blur_faces import BlurredFaces as BlurredFaces
 from sensorium.schemas.classify import Classification as Classification
 from sensorium.schemas.compare import Comparison as Comparison
+from sensorium.schemas.compare_faces import FaceComparison as FaceComparison
 from sensorium.schemas.describe_pixels import PixelDescription as PixelDescription
 from sensorium.schemas.detect import Detections as Detections
 from sensorium.schemas.faces import Faces as Faces
@@ -193,6 +194,32 @@ class Verbs:
         max_cost: float | None = ...,
     ) -> list[Comparison | SensoriumError]: ...
     @overload
+    def compare_faces(
+        self,
+        *images: SourceLike,
+        model: str | None = ...,
+        threshold: float | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> FaceComparison:
+        """Tell whether two pictures show the same person, by the largest face of each."""
+
+    @overload
+    def compare_faces(
+        self,
+        images: Sequence[Sequence[SourceLike]],
+        /,
+        *,
+        model: str | None = ...,
+        threshold: float | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[FaceComparison | SensoriumError]: ...
+    @overload
     def describe_pixels(
         self,
         image: SourceLike,
@@ -257,6 +284,9 @@ class Verbs:
         min_score: float = ...,
         limit: int | None = ...,
         attributes: bool = ...,
+        embeddings: bool = ...,
+        crops: bool = ...,
+        live: bool = ...,
         timeout: float | None = ...,
         cache: bool = ...,
         privacy: Literal["any", "local"] = ...,
@@ -273,6 +303,9 @@ class Verbs:
         min_score: float = ...,
         limit: int | None = ...,
         attributes: bool = ...,
+        embeddings: bool = ...,
+        crops: bool = ...,
+        live: bool = ...,
         timeout: float | None = ...,
         cache: bool = ...,
         privacy: Literal["any", "local"] = ...,
@@ -539,6 +572,32 @@ class AsyncVerbs:
         max_cost: float | None = ...,
     ) -> list[Comparison | SensoriumError]: ...
     @overload
+    async def compare_faces(
+        self,
+        *images: SourceLike,
+        model: str | None = ...,
+        threshold: float | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> FaceComparison:
+        """Tell whether two pictures show the same person, by the largest face of each."""
+
+    @overload
+    async def compare_faces(
+        self,
+        images: Sequence[Sequence[SourceLike]],
+        /,
+        *,
+        model: str | None = ...,
+        threshold: float | None = ...,
+        timeout: float | None = ...,
+        cache: bool = ...,
+        privacy: Literal["any", "local"] = ...,
+        max_cost: float | None = ...,
+    ) -> list[FaceComparison | SensoriumError]: ...
+    @overload
     async def describe_pixels(
         self,
         image: SourceLike,
@@ -603,6 +662,9 @@ class AsyncVerbs:
         min_score: float = ...,
         limit: int | None = ...,
         attributes: bool = ...,
+        embeddings: bool = ...,
+        crops: bool = ...,
+        live: bool = ...,
         timeout: float | None = ...,
         cache: bool = ...,
         privacy: Literal["any", "local"] = ...,
@@ -619,6 +681,9 @@ class AsyncVerbs:
         min_score: float = ...,
         limit: int | None = ...,
         attributes: bool = ...,
+        embeddings: bool = ...,
+        crops: bool = ...,
+        live: bool = ...,
         timeout: float | None = ...,
         cache: bool = ...,
         privacy: Literal["any", "local"] = ...,

@@ -28,31 +28,44 @@ Stand = tuple[int, ...] | None
 """What changes when a file does: size, times and place on the disk, in that order; None where there is no file."""
 
 
-def locate(card: Card) -> Path:
-    """The file with the card's weights, as it was installed; its content is not looked at.
+def locate(card: Card, file: str | None = None) -> Path:
+    """The file with the card's weights, or another that lies where they do, as it was installed; its content is not looked at.
 
     Raises ModelNotInstalled naming the command that brings it, and InvalidModel for a card that names no file, or one
     outside of its folder.
     """
     weights = _weights(card)
+    file = file or weights.file
     for folder in _folders(card, weights):
         # An installer may link a package's files to its own store; the models folder has no reason to lead elsewhere.
-        path = inside(folder, weights.file, may_link=weights.package is not None)
+        path = inside(folder, file, may_link=weights.package is not None)
         if path.is_file():
             return path
     raise ModelNotInstalled(
-        f"Model {card.id} is not installed", why=f"{weights.file} is not on this machine", fix=_remedy(card)
+        f"Model {card.id} is not installed", why=f"{file} is not on this machine", fix=_remedy(card)
     )
 
 
 def is_installed(card: Card) -> bool:
     """Whether the card's weights are on this machine, or it needs none. Neither reads nor imports anything."""
-    if card.weights is None:
-        return True
     try:
-        return locate(card).is_file()
+        require(card)
     except (ModelNotInstalled, InvalidModel):
         return False
+    return True
+
+
+def require(card: Card) -> None:
+    """Raises as `locate` unless all files that the model consists of are on this machine. Neither reads nor imports anything."""
+    if card.weights is not None:
+        for named in (card.weights.file, *part_files(card)):
+            locate(card, named)
+
+
+def part_files(card: Card) -> tuple[str, ...]:
+    """The files of a model's parts beside its weights: of each table in the card's `input` that has one, its `file`."""
+    named = (part.get("file") for part in card.input.values() if isinstance(part, Mapping))
+    return tuple(name for name in named if isinstance(name, str))
 
 
 def onnx_model(card: Card, cache_dir: Path) -> Path | bytes:
@@ -101,11 +114,10 @@ def verified(path: Path, card: Card) -> str:
 
 def files(card: Card) -> tuple[str, ...]:
     """The files beside the card that the model consists of, as the card names them; whether they are there or not."""
-    parts = [part for part in card.input.values() if isinstance(part, Mapping)]
     carried = card.weights is not None and card.weights.package is not None
-    named = [card.weights.file if card.weights else None, *(part.get("file") for part in parts)]
-    labels = [] if card.labels in (None, "imagenet") else [card.labels]
-    return tuple(name for name in [*([] if carried else named), *labels] if isinstance(name, str))
+    named = (*([card.weights.file] if card.weights else []), *part_files(card))
+    labels = () if card.labels in (None, "imagenet") else (card.labels,)
+    return (*(() if carried else named), *labels)
 
 
 def stand(path: Path) -> Stand:
@@ -172,6 +184,9 @@ def _folders(card: Card, weights: Weights) -> list[Path]:
 def _remedy(card: Card) -> str:
     if card.install:
         return f"Run `{card.install}`"
+    if card.weights and card.weights.alone:
+        named = " and ".join((card.weights.file, *part_files(card)))
+        return f"Put {named} into the models folder {card.folder or ''}".rstrip()
     if card.folder and card.weights:
         return f"Put it into {card.folder}"
     return "Run `pip install --force-reinstall sensorium`"

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sensorium.media.draw import Mark
 from sensorium.schemas.base import Frozen, ImageInfo, ImageRequest, ImageResult, Result, Score
+from sensorium.schemas.embed_faces import Embedding
 from sensorium.schemas.geometry import Box, Point, scaled
 
 
@@ -59,12 +60,21 @@ class Face(Frozen):
     the same for every model; others are its own. Left and right are as the viewer sees them."""
     attributes: FaceAttributes | None = None
     """Absent unless asked for, and where the model has none for this face."""
+    embedding: Embedding | None = None
+    """Numbers that are near, by Euclidean distance, to those of another picture of the same person: 128 by `dlib_faces`. Absent
+    unless asked for. They can tell who somebody is: keep them as you would keep the picture."""
+    crop: str | None = None
+    """The face turned upright and cut out, 150 × 150 pixels by `dlib_faces`, as a data URL of a JPEG; absent unless asked for."""
+    live: Score | None = None
+    """How surely the face was in front of the camera, and is none on paper or on a screen; absent unless asked for."""
 
 
 class Faces(ImageResult):
     """The faces in a picture, the surest first. No faces: none was found."""
 
     faces: tuple[Face, ...] = ()
+    embedded_by: str = ""
+    """The model that the embeddings are of, where they were asked for; those of two models cannot be compared."""
 
     def marks(self) -> tuple[Mark, ...]:
         return tuple(
@@ -89,6 +99,12 @@ class FacesRequest(ImageRequest):
     """How many faces to give, at most: the surest. Absent: all that the model finds."""
     attributes: bool = False
     """Also say what each looks like: age, expression and the like, as far as the model can tell."""
+    embeddings: bool = False
+    """Also describe each by numbers, to compare it with others; needs the extra `faces`."""
+    crops: bool = False
+    """Also give each turned upright and cut out, as a JPEG; needs the extra `faces`."""
+    live: bool = False
+    """Also say how surely each was in front of the camera; needs the model `anti_spoof`."""
 
 
 def _moved(face: Face, across: float, down: float) -> Face:

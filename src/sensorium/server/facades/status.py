@@ -21,6 +21,7 @@ STATUS: dict[type[SensoriumError], int] = {
     errors.UnidentifiedMedia: 415,
     errors.UnsupportedMedia: 415,
     errors.CorruptMedia: 422,
+    errors.NoFace: 422,
     errors.FetchFailed: 422,
     errors.UploadIncomplete: 408,
     errors.Unauthenticated: 401,

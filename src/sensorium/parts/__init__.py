@@ -1,0 +1,1 @@
+"""What tasks ask models among themselves: tasks that no door offers."""
