@@ -7,8 +7,9 @@ from typing import Any
 
 import requests
 
+from sensorium.jobs.attendant import LEASE_SECONDS
 from tests.pictures import jpeg
-from tests.server.conftest import Server, eventually
+from tests.server.conftest import PATIENCE, Server, eventually
 from tests.server.test_jobs import ended, submit
 from tests.server.wire import data_url
 
@@ -57,7 +58,9 @@ class Client:
             _check_done(ended(server, identity, 120))
         listed = requests.get(f"{server.url}/v1/jobs", params={"limit": "1000"}, timeout=30).json()["jobs"]
         assert sorted(job["id"] for job in listed) == sorted(self.taken.values()), "and no job twice"
-        assert eventually(lambda: not list((folder / "data" / "jobs" / "inputs").iterdir()))
+        # Who was killed while it removed them has left them to others, for when its lease is over.
+        inputs = folder / "data" / "jobs" / "inputs"
+        assert eventually(lambda: not list(inputs.iterdir()), LEASE_SECONDS + PATIENCE)
 
 
 def _check_done(job: Any) -> None:

@@ -159,7 +159,8 @@ def _keep(asked: dict[str, Any], told: int, log: int) -> dict[str, Any]:
 def _kill_without_tests(told: int, pid: int) -> None:
     """Tests that were killed leave no server behind."""
     os.read(told, 1)
-    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it has ended, which was told
+        os.kill(pid, signal.SIGKILL)
 
 
 def _main() -> None:
