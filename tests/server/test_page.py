@@ -542,10 +542,9 @@ def described(page: Any, path: str, fields: dict[str, Any], name: str = "compare
 
 
 def test_a_task_about_two_pictures_takes_two(page: Any, server: Server) -> None:
-    file = {"type": "string", "format": "binary"}
-    described(page, "/v1/compare_faces", {"image": file, "other": file})
+    faces = [{"image": {"width": w, "height": 400}, "box": BOX} for w in (600, 300)]
     rates = {"same": True, "distance": 0.41, "score": 0.93, "false_match_rate": 0.0017, "false_non_match_rate": 0.03}
-    page.route("**/v1/compare_faces", lambda route: route.fulfill(json=rates))
+    page.route("**/v1/compare_faces", lambda route: route.fulfill(json={**rates, "faces": faces}))
     show(page, server.url)
     choose(page, "compare_faces")
     drop(page, png(600, 400), "a.png")
@@ -555,9 +554,10 @@ def test_a_task_about_two_pictures_takes_two(page: Any, server: Server) -> None:
     with page.expect_request("**/v1/compare_faces") as sent:
         look(page)
     assert re.findall(r'name="(\w+)"; filename="(.+?)"', sent.value.post_data) == [
-        ("image", "a.png"),
-        ("other", "b.png"),
+        ("images", "a.png"),
+        ("images", "b.png"),
     ]
+    assert [page.locator(".frame").nth(place).locator(".mark").count() for place in range(2)] == [1, 1]
     told = page.locator(".facts").inner_text()
     assert "0.17 %" in told
     assert "3 %" in told
@@ -570,9 +570,9 @@ def test_a_description_of_tasks_is_hostile_too(page: Any, server: Server) -> Non
     hostile = "<img src=x onerror=window.broken=1>"
     file = {"type": "string", "format": "binary"}
     fields = {"image": file, hostile: {"type": "string"}, "note": {"type": "string", "description": hostile}}
-    described(page, "///evil.example/v1/x", fields, summary=hostile)
+    described(page, "///evil.example/v1/x", fields, name="guess", summary=hostile)
     show(page, server.url)
-    choose(page, "compare_faces")
+    choose(page, "guess")
     assert page.locator(".summary").inner_text() == hostile
     assert page.locator("#field-note-help").text_content() == hostile
     assert page.locator("#task img").count() == 0
@@ -651,7 +651,7 @@ def test_an_answer_streams_and_survives_a_lost_connection(
     show(page, network.url)
     ask(page, "What is it?", "halting")
     begun = page.locator(".answer.live .said")
-    expect(begun).not_to_be_empty()
+    expect(begun).to_have_text("It is")
     page.screenshot(path=screens / "stream.png")
     network.cut()
     expect(page.locator("#status")).to_contain_text("Coming back")
@@ -705,8 +705,8 @@ def test_an_answer_that_never_begins_is_given_up(page: Any, network: Relay) -> N
 def test_stopping_ends_the_work_and_keeps_the_words(page: Any, server: Server, provider: Upstream) -> None:
     show(page, server.url)
     ask(page, "What is it?", "halting")
-    expect(page.locator(".answer.live .said")).not_to_be_empty()
-    begun = page.locator(".said").inner_text()
+    begun = "It is"
+    expect(page.locator(".answer.live .said")).to_have_text(begun)
     page.locator("#field-prompt").focus()
     page.keyboard.press("Escape")
     expect(page.locator("#status")).to_have_text("Stopped.")
@@ -1033,8 +1033,9 @@ def test_the_keyboard_is_enough(page: Any, server: Server, tmp_path: Path) -> No
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.value") == "ask"
-    for _ in range(5):
-        page.keyboard.press("ArrowRight")
+    for _ in range(20):
+        if page.evaluate("document.activeElement.value") != "detect":
+            page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.value") == "detect"
     page.set_input_files("#files", tmp_path / "cat.png")
     assert page.evaluate("document.activeElement.id") == "go"

@@ -112,6 +112,7 @@ async def test_the_largest_face_of_each_picture_is_compared_and_no_other_is_desc
     told = await compared(asked)
     assert sorted(asked.described) == [30, 50]
     assert [one.box.width for one in told.faces] == [50, 30]
+    assert [one.image for one in told.faces] == [IMAGE, IMAGE], "so that each can be drawn on its picture"
 
 
 @pytest.mark.parametrize(("empty", "number"), [(RED, 1), (BLUE, 2)])

@@ -7,9 +7,15 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from sensorium.media.source import Source
-from sensorium.schemas.base import Request, Result, Score
+from sensorium.schemas.base import ImageInfo, Request, Result, Score
 from sensorium.schemas.embed_faces import Rate
 from sensorium.schemas.faces import Face
+
+
+class ComparedFace(Face):
+    """A face, and the picture that it is in."""
+
+    image: ImageInfo
 
 
 class FaceComparison(Result):
@@ -28,7 +34,7 @@ class FaceComparison(Result):
     """Of measured pairs of different people, the part that is as near as this or nearer. 0 is "none seen", not "never"."""
     false_non_match_rate: Rate = Field(examples=[0.24])
     """Of measured pairs of one person, the part that is farther apart than this."""
-    faces: tuple[Face, Face]
+    faces: tuple[ComparedFace, ComparedFace]
     """The face of each picture that was compared: its largest."""
     compared_by: str = Field(examples=["dlib_faces@1"])
     """The model whose embeddings were compared. Distances of two models do not mean the same."""

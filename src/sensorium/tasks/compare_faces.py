@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from sensorium.engine import Call
 from sensorium.errors import InvalidModel, NoFace, Unavailable
 from sensorium.media.source import Source
-from sensorium.schemas.compare_faces import CompareFacesRequest, FaceComparison
+from sensorium.schemas.compare_faces import ComparedFace, CompareFacesRequest, FaceComparison
 from sensorium.schemas.embed_faces import EmbedFacesRequest, FaceEmbeddings, Verification
-from sensorium.schemas.faces import Face, Faces, FacesRequest
+from sensorium.schemas.faces import Faces, FacesRequest
 
 Request = CompareFacesRequest
 ASKS = "faces"
@@ -21,7 +21,7 @@ ASKS = "faces"
 class _Seen:
     """The face of one picture."""
 
-    face: Face
+    face: ComparedFace
     embedded: FaceEmbeddings
 
     @property
@@ -95,7 +95,8 @@ async def _look(source: Source, number: int, model: str | None, call: Call) -> _
         )
     face = max(found.faces, key=lambda face: face.box.area)
     embedded: FaceEmbeddings = await call.run(EmbedFacesRequest(image=source, boxes=(face.box,)))
-    return _Seen(face, embedded)
+    compared = ComparedFace(image=found.image, box=face.box, score=face.score, landmarks=face.landmarks)
+    return _Seen(compared, embedded)
 
 
 def _told(outcome: _Seen | BaseException) -> _Seen:

@@ -23,13 +23,16 @@ function taskOf(path, operation) {
     summary: operation.summary || "",
     singles: files.filter((name) => !lists.includes(name)), // fields for one picture each
     list: lists[0] || null, // the field for any number of pictures of one request
-    most: lists.length || files.length < 2 ? Infinity : files.length, // of one question; a task about one picture takes others by themselves
+    most: most(files, lists.length ? plain(typed.properties[lists[0]]).maxItems || Infinity : 0),
     least: files.filter((name) => required.has(name)).reduce((sum, name) => sum + (plain(typed.properties[name]).minItems || 1), 0),
     says: Boolean(answerOf(operation).properties?.text), // its answer is words, which can be told as they come
     fields: Object.entries(form.properties).filter(([name]) => isWord(name) && !files.includes(name) && name !== "stream")
       .map(([name, one]) => ({ name, description: one.description || "", required: required.has(name), ...plain(one) })),
   }];
 }
+
+// Pictures of one question, of which a list takes so many; a task about one picture takes others by themselves.
+const most = (files, listed) => (listed ? listed + files.length - 1 : files.length < 2 ? Infinity : files.length);
 
 // Names become parts of commands and code: one that is no word is left out.
 const isWord = (name) => /^[a-z_]\w*$/i.test(name);
