@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import math
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from sensorium.config import Settings
 from sensorium.engine import Host
+from sensorium.engines.local import yunet as yunet_engine
 from sensorium.errors import InvalidModel, ModelNotInstalled
+from sensorium.media.image import Image as Decoded
+from sensorium.media.image import Pixels
 from sensorium.media.source import Source
 from sensorium.registry import Registry, read_card
+from sensorium.runtimes.lending import Lending
 from sensorium.schemas.faces import Faces, FacesRequest
 from sensorium.service import Sensorium
 from tests.pictures import encoded, jpeg, png, skimage_photograph
@@ -147,6 +153,26 @@ async def test_a_strange_picture_has_no_faces_and_breaks_nothing(yunet: Path, pi
     async with opened(yunet) as service:
         for model in ("haar_frontalface", "yunet"):
             assert (await faces_in(service, picture, model=model)).faces == ()
+
+
+@pytest.mark.parametrize("size", [(1, 1_000_000), (1_000_000, 1), (5, 200_000), (4000, 3000)])
+def test_no_shape_of_a_picture_makes_yunet_search_more_than_its_card_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    searched: list[int] = []
+
+    def seen(detector: object, pixels: Pixels, image: Decoded) -> list[object]:
+        filled = [math.ceil(side / 32) * 32 for side in pixels.shape[:2]]  # as OpenCV fills them
+        searched.append(filled[0] * filled[1])
+        return []
+
+    monkeypatch.setattr(yunet_engine, "_seen", seen)
+    (card,) = yunet_engine.CARDS
+    engine = yunet_engine.Engine(card, Host(tmp_path))
+    engine._input = yunet_engine.Input()
+    engine._detectors = Lending(lambda: None)  # type: ignore[arg-type, return-value]
+    engine._found(Decoded(np.zeros((*size, 3), np.uint8), width=size[1], height=size[0], format="png"))
+    assert max(searched) <= 1.05 * engine._input.pixels
 
 
 async def test_many_at_once_get_the_answers_that_each_gets_alone(yunet: Path) -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import ClassVar
 
 import pytest
 
 from sensorium.engine import Call, Caller, Delta, Engine, Event, Item, Options, Progress, ignore
-from sensorium.errors import EngineFailed, ReaderStalled, TooExpensive
+from sensorium.errors import DeadlineExceeded, EngineFailed, ReaderStalled, TooExpensive
 from sensorium.layers.cache import Cache
 from sensorium.schemas.base import Request, Result
 from sensorium.stores.memory import MemoryStore
@@ -181,6 +182,28 @@ async def test_shared_work_goes_by_the_latest_deadline_of_those_who_wait() -> No
     calls[0].begin_by = None
     await asyncio.gather(*(cache.run(Ask(text="b"), call) for call in calls))
     assert seen == [(now + 90, now + 45), (now + 90, None)]
+
+
+async def test_a_thread_hears_that_nobody_waits_any_more() -> None:
+    begun, heard, patience = threading.Event(), threading.Event(), time.monotonic() + 10
+
+    def work(call: Call) -> Answer:
+        begun.set()
+        try:
+            while call.remaining() is None and time.monotonic() < patience:
+                time.sleep(0.001)
+        except DeadlineExceeded:
+            heard.set()
+        return Answer(text="")
+
+    class Busy:
+        async def run(self, request: Request, call: Call) -> Answer:
+            return await asyncio.to_thread(work, call)
+
+    asking = asyncio.create_task(cached(Busy()).run(Ask(text="a"), Call()))
+    await asyncio.to_thread(begun.wait)
+    asking.cancel()
+    assert await asyncio.to_thread(heard.wait, 10)
 
 
 async def test_progress_is_passed_on_but_not_remembered() -> None:

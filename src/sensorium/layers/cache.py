@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
@@ -164,6 +165,9 @@ class Flight:
         self._news = asyncio.Event()
 
     def _set_moments(self) -> None:
+        if not self._moments:  # a thread, which nobody can cancel, hears by its deadline that nobody waits
+            self.call.deadline = self.call.begin_by = time.monotonic()
+            return
         self.call.deadline = _latest([deadline for deadline, _ in self._moments])
         self.call.begin_by = _latest([begin_by for _, begin_by in self._moments])
 

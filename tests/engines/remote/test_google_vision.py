@@ -123,6 +123,12 @@ async def test_more_labels_are_asked_for_where_more_are_wanted(service: Sensoriu
     assert google.bodies[0]["requests"][0]["features"][0]["maxResults"] == 25
 
 
+async def test_all_faces_are_asked_for_where_no_limit_is_named(service: Sensorium, google: FakeGoogle) -> None:
+    for limit in (None, 3):
+        await service.run(FacesRequest(image=Source.of(photograph()), model="g", limit=limit))
+    assert [body["requests"][0]["features"][0]["maxResults"] for body in google.bodies] == [1000, 10]
+
+
 async def test_nothing_recognised_is_an_answer(service: Sensorium, google: FakeGoogle) -> None:
     google.annotations = {}
     result = await service.run(classify())

@@ -125,6 +125,10 @@ class Engine:
         if detectors is None:
             raise EngineFailed(f"Model {self._card.id} is not loaded")
         large = bounded(image.pixels, self._input.pixels)
+        # OpenCV fills both sides up to whole strides: of a line of pixels it would make thirty-two.
+        large = shrunk(
+            large, within(max(SMALL_VIEW, self._input.pixels // STRIDES[-1]))(large.shape[1], large.shape[0])
+        )
         seen = list(detectors.use(lambda one: _seen(one, large, image)))
         height, width = large.shape[:2]
         if max(width, height) > SMALL_VIEW:

@@ -31,7 +31,7 @@ from sensorium.runtimes.service_account import ServiceAccount
 from sensorium.schemas.base import Frozen, ImageInfo, Request, Result, wrong_fields
 from sensorium.schemas.classify import Classification, ClassifyRequest, Label
 from sensorium.schemas.detect import DetectedObject, Detections
-from sensorium.schemas.faces import Face, FaceAttributes, Faces, Pose
+from sensorium.schemas.faces import Face, FaceAttributes, Faces, FacesRequest, Pose
 from sensorium.schemas.geometry import Box
 
 REQUIRES: tuple[str, ...] = ()
@@ -238,7 +238,9 @@ def _quirks(card: Card) -> Quirks:
 
 
 def _wanted(request: Request) -> int:
-    """How many results the caller wants at least; those of a filter are chosen from all."""
+    """How many results the caller wants at least: of faces all, where no limit is named, since who is left out is not covered either."""
+    if isinstance(request, FacesRequest):
+        return request.limit or MOST
     limit = request.top_k if isinstance(request, ClassifyRequest) else getattr(request, "limit", None)
     return limit or 0
 
