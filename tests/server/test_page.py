@@ -635,6 +635,12 @@ def test_a_task_about_two_pictures_takes_two(page: Any, server: Server) -> None:
         ("images", "b.png"),
     ]
     assert [page.locator(".frame").nth(place).locator(".mark").count() for place in range(2)] == [1, 1]
+    rows = page.locator("tbody tr")
+    assert [row.split("\t")[0].strip() for row in rows.all_inner_texts()] == ["600 × 400", "300 × 400"]
+    rows.nth(1).hover()
+    lit = page.locator(".frame").nth(1).locator(".mark.on")
+    expect(lit).to_have_count(1)
+    expect(page.locator(".mark.on")).to_have_count(1)
     told = page.locator(".facts").inner_text()
     assert "0.17 %" in told
     assert "3 %" in told

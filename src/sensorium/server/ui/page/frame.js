@@ -86,7 +86,7 @@ function fileOf({ data, media_type: type }) {
 }
 
 const isSide = (value) => Number.isFinite(value) && value >= 1;
-const isSized = (thing) => isSide(thing?.image?.width) && isSide(thing?.image?.height);
+export const isSized = (thing) => isSide(thing?.image?.width) && isSide(thing?.image?.height);
 
 // The parts of an answer that are about one picture each, in the order of the pictures.
 export function scenesOf(answer, path = "", depth = DEEPEST) {
@@ -147,7 +147,7 @@ function drawn(marks, width, height, path) {
   for (const mark of marks) {
     if (!colours.has(mark.kind)) colours.set(mark.kind, COLOURS[colours.size % COLOURS.length]);
     const colour = colours.get(mark.kind);
-    const at = path ? `${path}.${mark.path}` : mark.path;
+    const at = [path, mark.path].filter(Boolean).join(".");
     pen.append(outlined(mark, colour, at));
     if (mark.text) pen.append(written(mark, at));
     else if (mark.caption && mark.outline) captions.append(captioned(mark, colour, at, width, height));

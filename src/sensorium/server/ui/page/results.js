@@ -1,6 +1,6 @@
 // Answers as people read them: words, tables, pictures; each part known by its shape. Values may be hostile: they are text.
 import { copied, make, prettified, prose, say, seconds, told } from "./dom.js";
-import { inline, isPlace, percent, pictureOf } from "./frame.js";
+import { inline, isPlace, isSized, percent, pictureOf } from "./frame.js";
 import { endingOf } from "./names.js";
 
 const MOST_ROWS = 500;
@@ -74,6 +74,7 @@ function cell(name, value, depth = DEEPEST) {
   if (typeof value === "number") return amount(name, value);
   if (typeof value === "boolean") return say(value ? "yes" : "no");
   if (typeof value === "string") return worded(value);
+  if (name === "image" && isSized({ image: value })) return sizeOf(value);
   if (isPoints(value)) return say("{count} points", { count: Object.keys(value).length });
   if (isBox(value)) return edges([value.left, value.right], [value.top, value.bottom]);
   if (Array.isArray(value)) return listed(value);
@@ -104,6 +105,8 @@ function edges(xs, ys) {
   return make("span", { class: "place" }, `${left}, ${top} – ${right}, ${bottom}`);
 }
 
+const sizeOf = ({ width, height, format }) => `${width} × ${height} ${format ?? ""}`;
+
 function listed(value) {
   if (value.every((one) => typeof one === "number") && value.length > 4) return say("{count} numbers", { count: value.length });
   if (value.length > 2 && value.every(isPlace)) return edges(value.map(([x]) => x), value.map(([, y]) => y));
@@ -120,7 +123,7 @@ function meter(value) {
 function about({ meta, image }) {
   const words = [];
   meta = isObject(meta) ? meta : {};
-  if (image) words.push(`${image.width} × ${image.height} ${image.format}`);
+  if (image) words.push(sizeOf(image));
   if (meta.engine) words.push(meta.engine);
   if (meta.cached) words.push(say("remembered"));
   else if (Number.isFinite(meta.seconds)) words.push(seconds(meta.seconds));

@@ -97,7 +97,7 @@ export const ZH = {
   "The most that the answer may cost, in US dollars, by the estimate before it is asked for. Absent: no limit.": "回答的预估费用上限，以美元计；不填则不限。",
 
   // parts of answers
-  Objects: "物体", Labels: "标签", Lines: "文字行", Text: "文字", Score: "分数", Box: "位置", Polygon: "位置", Landmarks: "特征点", Index: "序号", Id: "编号", Categories: "类别", Share: "占比", Hex: "色值",
+  Image: "图片", Objects: "物体", Labels: "标签", Lines: "文字行", Text: "文字", Score: "分数", Box: "位置", Polygon: "位置", Landmarks: "特征点", Index: "序号", Id: "编号", Categories: "类别", Share: "占比", Hex: "色值",
   Brightness: "亮度", Contrast: "对比度", Sharpness: "清晰度", Blurred: "模糊", Megapixels: "百万像素", Aspect: "宽高比", Similarities: "相同之处", Differences: "不同之处", Recommendation: "建议",
   "Left eye": "左眼", "Right eye": "右眼", "Nose tip": "鼻尖", "Mouth left": "左嘴角", "Mouth right": "右嘴角",
   "Media type": "媒体类型", Boxes: "位置框", Detector: "检测模型", Width: "宽", Height: "高", Data: "数据", Embedding: "特征向量", Crop: "裁剪图", Liveness: "活体分数", "Live score": "活体分数", Count: "数量",
