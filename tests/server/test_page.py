@@ -270,15 +270,92 @@ def test_an_answer_that_is_a_picture_is_shown_in_its_place(page: Any, server: Se
     page.route("**/v1/detect", lambda route: route.fulfill(json=told))
     show(page, server.url)
     choose(page, "detect")
-    drop(page, png(600, 400), "a.png")
+    drop(page, png(600, 400), "at the sea.v2.png")
     look(page)
     expect(page.locator(".frame img")).to_have_attribute("src", re.compile("^blob:"))
     assert page.locator(".frame img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 1200
     with page.expect_download() as saved:
         page.locator(".corner").get_by_text("Save").click()
     assert saved.value.path().read_bytes() == blurred
-    assert saved.value.suggested_filename == "picture.jpeg"
+    assert saved.value.suggested_filename == "at the sea.v2-detect.jpg"
+    assert page.locator("#outcome img, #outcome a[download]").count() == 0, "it stands once"
     assert page.wrong == []
+
+
+def test_an_answer_that_no_picture_was_sent_for_is_shown_among_the_words(page: Any, server: Server) -> None:
+    told = {"media_type": "image/png", "width": 60, "height": 40, "data": base64.b64encode(png(60, 40)).decode()}
+    answers(page, "tokens", json=told)
+    show(page, server.url)
+    choose(page, "tokens")
+    look(page)
+    expect(page.locator("#outcome img.given")).to_be_visible()
+    expect(page.locator("#outcome a[download]")).to_have_attribute("download", "picture.png")
+
+
+@pytest.mark.skipif(which("curl") is None, reason="curl is not installed")
+def test_covered_faces_are_saved_by_what_is_shown(
+    page: Any, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "we.jpg").write_bytes(photograph())
+    show(page, server.url)
+    choose(page, "blur_faces")
+    page.set_input_files("#files", tmp_path / "we.jpg")
+    look(page)
+    with page.expect_download() as saved:
+        page.get_by_text("Save").click()
+    assert saved.value.suggested_filename == "we-covered.jpg"
+    covered = saved.value.path().read_bytes()
+    for name in ("curl", "Python"):
+        shown = page.get_by_role("tab", name=name).click() or page.locator("#panel code").inner_text()
+        command = ["bash", "-c", shown] if name == "curl" else [sys.executable, "-c", shown]
+        monkeypatch.chdir(tmp_path)
+        done = subprocess.run(command, capture_output=True, timeout=30, check=True)
+        assert done.stdout == b"", name
+        assert (tmp_path / "out.jpg").read_bytes() == covered, name
+        (tmp_path / "out.jpg").unlink()
+
+
+def test_each_of_several_pictures_is_saved_as_what_it_is(page: Any, server: Server) -> None:
+    show(page, server.url)
+    choose(page, "blur_faces")
+    drop(page, png(), "a.png")
+    drop(page, png(), "b.gif")
+    drop(page, png(), "c.jpeg")
+    expect(page.locator(".grid li")).to_have_count(3)
+    assert re.findall(r"-o (\S+)", tab(page, "curl")) == ["out-1.png", "out-2.png", "out-3.jpg"]
+    saved = ['blur_faces("a.png").save("out-1.png")', 'blur_faces("b.gif").save("out-2.png")']
+    assert all(one in tab(page, "Python") for one in saved)
+    page.get_by_text("More settings").click()
+    page.select_option("#field-format", "webp")
+    assert 'blur_faces("c.jpeg", format="webp").save("out-3.webp")' in tab(page, "Python")
+
+
+def test_no_number_is_rounded_to_certainty(page: Any, server: Server) -> None:
+    scores = {0: "0", 4e-5: "0.004", 0.0049: "0.49", 0.5: "50", 0.985: "99", 0.9967: "99.7", 0.99999: "99.9", 1: "100"}
+    answers(page, "faces", json={**SIZED, "faces": [{"box": BOX, "score": score} for score in scores]})
+    show(page, server.url)
+    choose(page, "faces")
+    drop(page, png(600, 400))
+    look(page)
+    told = [f"{score} %" for score in scores.values()]
+    assert page.locator(".share").all_inner_texts() == told
+    assert page.locator(".captions span").all_inner_texts() == told
+
+
+def test_rates_of_errors_are_explained_and_have_no_bars(page: Any, server: Server) -> None:
+    rates = {"same": True, "score": 0.93, "false_match_rate": 0.0017, "false_non_match_rate": 0.943}
+    answers(page, "compare_faces", json={**rates, "faces": [{**SIZED, "box": BOX}] * 2})
+    show(page, server.url)
+    choose(page, "compare_faces")
+    drop(page, png(), "a.png")
+    drop(page, png(), "b.png")
+    look(page)
+    facts = page.locator(".facts")
+    assert facts.locator(".meter").count() == 1, "that of the score"
+    schema = requests.get(f"{server.url}/openapi.json", timeout=10).json()["components"]["schemas"]["FaceComparison"]
+    meanings = [schema["properties"][name]["description"] for name in list(rates)[2:]]
+    assert facts.locator(".help").all_inner_texts() == [" ".join(one.split()) for one in meanings]
+    assert "94 %" in facts.inner_text()
 
 
 def test_what_is_pointed_at_in_the_table_is_lit_in_the_picture(page: Any, server: Server) -> None:
@@ -558,6 +635,12 @@ def test_a_task_about_two_pictures_takes_two(page: Any, server: Server) -> None:
         ("images", "b.png"),
     ]
     assert [page.locator(".frame").nth(place).locator(".mark").count() for place in range(2)] == [1, 1]
+    rows = page.locator("tbody tr")
+    assert [row.split("\t")[0].strip() for row in rows.all_inner_texts()] == ["600 × 400", "300 × 400"]
+    rows.nth(1).hover()
+    lit = page.locator(".frame").nth(1).locator(".mark.on")
+    expect(lit).to_have_count(1)
+    expect(page.locator(".mark.on")).to_have_count(1)
     told = page.locator(".facts").inner_text()
     assert "0.17 %" in told
     assert "3 %" in told
@@ -999,7 +1082,7 @@ def test_it_speaks_chinese_all_through(browser: Any, server: Server, screens: Pa
         assert "Choose pictures" in words(page), "the choice is remembered"
 
 
-def test_every_name_of_the_server_has_chinese_words(page: Any, server: Server) -> None:
+def test_all_words_of_the_server_s_tasks_have_chinese_ones(page: Any, server: Server) -> None:
     show(page, server.url)
     untold = page.evaluate("""async () => {
       const [{ ZH }, { understand }, { prettified }] = await Promise.all(
@@ -1008,9 +1091,41 @@ def test_every_name_of_the_server_has_chinese_words(page: Any, server: Server) -
       const fields = tasks.flatMap((task) => task.fields);
       const choices = fields.flatMap((field) => field.enum || field.items?.enum?.map(prettified) || []);
       const names = [...tasks, ...fields].map((one) => prettified(one.name));
-      return [...new Set([...names, ...choices])].filter((one) => !Object.hasOwn(ZH, one));
+      const sentences = [...tasks.map((task) => task.summary), ...fields.map((field) => field.description)];
+      const rates = tasks.flatMap((task) => Object.entries(task.meanings)).filter(([name]) => name.endsWith("_rate"));
+      const shown = [...names, ...choices, ...sentences, ...rates.map(([, meaning]) => meaning)];
+      return [...new Set(shown)].filter((one) => one && !Object.hasOwn(ZH, one));
     }""")
     assert untold == [], "ui/page/words.js lacks them"
+
+
+ASIDE = {"meta", "image"}
+"""Parts of answers that are told in one line, without their names."""
+
+
+def names_in(schema: Any, parts: dict[str, Any], seen: frozenset[str] = frozenset()) -> set[str]:
+    """Of all fields of an answer, within its parts too."""
+    if isinstance(schema, list):
+        return set().union(*(names_in(one, parts, seen) for one in schema))
+    if not isinstance(schema, dict):
+        return set()
+    part = schema.get("$ref", "").rpartition("/")[2]
+    if part and part not in seen:
+        return names_in(parts[part], parts, seen | {part})
+    fields = {name: one for name, one in schema.get("properties", {}).items() if name not in ASIDE}
+    inner = [*fields.values(), *(schema.get(kind) for kind in ("anyOf", "prefixItems", "items"))]
+    return fields.keys() | names_in(inner, parts, seen)
+
+
+def test_all_names_in_answers_have_chinese_words(page: Any, server: Server) -> None:
+    document = requests.get(f"{server.url}/openapi.json", timeout=10).json()
+    posts = [item["post"] for item in document["paths"].values() if "tasks" in item.get("post", {}).get("tags", ())]
+    said = [post["responses"]["200"]["content"]["application/json"]["schema"]["oneOf"][0] for post in posts]
+    names = names_in(said, document["components"]["schemas"])
+    assert {"left", "compared_by", "embedded_by", "detector", "pose"} <= names
+    show(page, server.url)
+    known = page.evaluate("import(new URL('ui/words.js', location)).then(({ ZH }) => Object.keys(ZH))")
+    assert {name.replace("_", " ").capitalize() for name in names} - set(known) == set()
 
 
 def test_light_and_dark_follow_the_system_and_the_switch(browser: Any, server: Server) -> None:

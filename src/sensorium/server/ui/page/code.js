@@ -1,9 +1,7 @@
 // What is asked, as a command and as Python.
 import { asText } from "./fields.js";
+import { endingLike, endingOf, harmless } from "./names.js";
 import { address, folder, key } from "./server.js";
-
-// Control signs in a file's name could do something where the command is pasted.
-const harmless = (name) => name.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "_");
 
 const shell = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 
@@ -13,13 +11,30 @@ function attached(field, name) {
   return shell(/[;,"\\]/.test(safe) ? `${field}=@"${safe.replace(/["\\]/g, "\\$&")}"` : `${field}=@${safe}`);
 }
 
+// What is asked for at once, with the file that its answer goes into where that is a picture: of several, each has its number.
+function asked(task, pictures, together, values) {
+  if (!task.draws || !pictures.length) return [[pictures, ""]];
+  const each = together ? [pictures] : pictures.map((picture) => [picture]);
+  const ending = (picture) => (values.format ? endingOf(values.format) : endingLike(picture));
+  return each.map((some, place) => [some, `out${each.length > 1 ? `-${place + 1}` : ""}.${ending(some[0])}`]);
+}
+
 // `parts`: pictures as [field, picture]; `values`: the other fields by name.
-export function curl(path, parts, values) {
-  const words = ["curl"];
+export function curl(task, parts, together, values) {
+  const place = address(task.path);
+  if (task.draws) place.searchParams.set("as", "image");
+  const fields = new Map(parts.map(([field, picture]) => [picture, field]));
+  const commands = asked(task, [...fields.keys()], together, values);
+  return commands.map(([some, file]) => command(place, some.map((picture) => [fields.get(picture), picture]), values, file)).join("\n");
+}
+
+function command(place, parts, values, file) {
+  const words = [file ? "curl -f" : "curl"]; // without -f an error would be written into the picture's file
   if (key()) words.push('-H "Authorization: Bearer $SENSORIUM_KEY"');
   for (const [field, picture] of parts) words.push(picture.file ? `-F ${attached(field, picture.name)}` : `--form-string ${shell(`${field}=${harmless(picture.url)}`)}`);
   for (const [name, value] of Object.entries(values)) words.push(`--form-string ${shell(`${name}=${asText(value)}`)}`);
-  return [...words, shell(address(path).href)].join(words.length > 2 ? " \\\n  " : " ");
+  words.push(shell(place.href) + (file && ` -o ${shell(file)}`));
+  return words.join(words.length > 3 ? " \\\n  " : " ");
 }
 
 // JSON's texts, numbers and lists are Python's too.
@@ -40,15 +55,23 @@ function given(task, names, together) {
 }
 
 export function python(task, pictures, together, values) {
-  const names = pictures.map((picture) => literal(harmless(picture.file ? picture.name : picture.url)));
-  const call = [...given(task, names, together), ...Object.entries(values).map(([name, value]) => `${name}=${literal(value)}`)].join(", ");
   const connected = [literal(folder.href), ...(key() ? ['key=os.environ["SENSORIUM_KEY"]'] : [])].join(", ");
-  const asked = `server.${task.name}(${call})`;
   return [
     ...(key() ? ["import os", ""] : []),
     "import sensorium",
     "",
     `with sensorium.connect(${connected}) as server:`,
-    ...(names.length > 1 && !together ? [`    for outcome in ${asked}:`, "        print(outcome)"] : [`    print(${asked})`]),
+    ...asked(task, pictures, together, values).flatMap(([some, file]) => used(called(task, some, together, values), file, some.length > 1 && !together)),
   ].join("\n");
+}
+
+function called(task, pictures, together, values) {
+  const names = pictures.map((picture) => literal(harmless(picture.file ? picture.name : picture.url)));
+  const words = [...given(task, names, together), ...Object.entries(values).map(([name, value]) => `${name}=${literal(value)}`)];
+  return `server.${task.name}(${words.join(", ")})`;
+}
+
+function used(call, file, givesSeveral) {
+  if (file) return [`    ${call}.save(${literal(file)})`];
+  return givesSeveral ? [`    for outcome in ${call}:`, "        print(outcome)"] : [`    print(${call})`];
 }

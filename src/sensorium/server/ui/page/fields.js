@@ -7,7 +7,7 @@ export function controlOf(field, models) {
   const id = `field-${field.name}`;
   const kind = kindOf(field);
   const { input, value, beside } = kind(field, id, models);
-  const help = field.description && make("p", { class: "help", id: `${id}-help` }, told(firstLine(field.description)));
+  const help = field.description && make("p", { class: "help", id: `${id}-help` }, told(field.description));
   if (help) input.setAttribute("aria-describedby", `${id}-help`);
   const name = told(prettified(field.name));
   const classes = `field ${input.type === "checkbox" ? "check" : input.matches("input[type=number], select") ? "short" : ""}`;
@@ -16,8 +16,6 @@ export function controlOf(field, models) {
     : make("div", { class: classes }, make("label", { for: id }, name), input, beside, help);
   return { name: field.name, field, node, value };
 }
-
-const firstLine = (words) => words.replaceAll("\n", " ").replaceAll("`", "");
 
 function kindOf(field) {
   if (field.name === "model") return chosenModel;

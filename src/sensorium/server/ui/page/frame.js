@@ -15,8 +15,14 @@ function outlineOf(thing) {
   return Array.isArray(thing.polygon) && thing.polygon.length > 2 && thing.polygon.every(isPlace) ? thing.polygon : null;
 }
 
-// Two digits of what is nearly nothing: rates of errors are.
-export const percent = (value) => `${value > 0 && value < 0.01 ? Number((100 * value).toPrecision(2)) : Math.round(value * 100)} %`;
+// Nothing is certain that is not: two digits of what is nearly nothing, and one more of what is nearly all.
+export const percent = (value) => `${percents(value)} %`;
+
+function percents(value) {
+  if (value > 0 && value < 0.01) return Number((100 * value).toPrecision(2));
+  if (value > 0.99 && value < 1) return Math.min(Math.round(1000 * value), 999) / 10;
+  return Math.round(100 * value);
+}
 
 function captionOf(thing) {
   const name = [thing.name, thing.label, thing.text].find((one) => typeof one === "string") || "";
@@ -58,7 +64,7 @@ const gone = new FinalizationRegistry((address) => URL.revokeObjectURL(address))
 // Where the browser finds the picture that an answer is: `data` in base64, with its `media_type`; null where it is none.
 // Made once for an answer: a data URL would bring its megabytes into the page again with each drawing.
 export function pictureOf(thing) {
-  if (typeof thing?.data !== "string" || !KIND.test(thing.media_type)) return null;
+  if (typeof thing?.data !== "string" || typeof thing.media_type !== "string" || !KIND.test(thing.media_type)) return null;
   if (!addresses.has(thing)) {
     const file = fileOf(thing);
     const address = file && URL.createObjectURL(file);
@@ -80,7 +86,7 @@ function fileOf({ data, media_type: type }) {
 }
 
 const isSide = (value) => Number.isFinite(value) && value >= 1;
-const isSized = (thing) => isSide(thing?.image?.width) && isSide(thing?.image?.height);
+export const isSized = (thing) => isSide(thing?.image?.width) && isSide(thing?.image?.height);
 
 // The parts of an answer that are about one picture each, in the order of the pictures.
 export function scenesOf(answer, path = "", depth = DEEPEST) {
@@ -141,7 +147,7 @@ function drawn(marks, width, height, path) {
   for (const mark of marks) {
     if (!colours.has(mark.kind)) colours.set(mark.kind, COLOURS[colours.size % COLOURS.length]);
     const colour = colours.get(mark.kind);
-    const at = path ? `${path}.${mark.path}` : mark.path;
+    const at = [path, mark.path].filter(Boolean).join(".");
     pen.append(outlined(mark, colour, at));
     if (mark.text) pen.append(written(mark, at));
     else if (mark.caption && mark.outline) captions.append(captioned(mark, colour, at, width, height));

@@ -3,7 +3,7 @@ import { askAloud, askAtOnce, askForJob, partsOf } from "./asking.js";
 import { curl, python } from "./code.js";
 import { find, make, put, say, text, told } from "./dom.js";
 import { drawForm } from "./form.js";
-import { linked } from "./frame.js";
+import { linked, scenesOf } from "./frame.js";
 import { keep, kept } from "./kept.js";
 import { forget, receive } from "./pictures.js";
 import { answerView, brief, errorView, showsCommands, tabbed } from "./results.js";
@@ -182,7 +182,10 @@ function drawOutcome() {
 }
 
 function viewOf({ result, error, heard }) {
-  if (!error) return { node: () => answerView(result), value: result };
+  if (!error) {
+    const drawn = scenesOf(result).slice(0, state.pictures.length).map((scene) => scene.answer);
+    return { node: () => answerView(result, { drawn, meanings: state.task.meanings }), value: result };
+  }
   const node = () => make("div", {}, heard && make("p", { class: "said broken", dir: "auto" }, heard), errorView(error));
   return { node, value: { error: { code: error.code, message: error.message, trace: error.trace } } };
 }
@@ -204,7 +207,8 @@ const parts = () => partsOf(state.task, state.pictures, isOne());
 
 function commands() {
   try {
-    return { curl: curl(state.task.path, parts(), form.values()), python: python(state.task, parts().map(([, picture]) => picture), isOne(), form.values()) };
+    const [order, together, values] = [parts(), isOne(), form.values()];
+    return { curl: curl(state.task, order, together, values), python: python(state.task, order.map(([, picture]) => picture), together, values) };
   } catch (error) {
     return { curl: error.message, python: error.message };
   }

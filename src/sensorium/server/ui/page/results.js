@@ -1,12 +1,14 @@
 // Answers as people read them: words, tables, pictures; each part known by its shape. Values may be hostile: they are text.
 import { copied, make, prettified, prose, say, seconds, told } from "./dom.js";
-import { inline, isPlace, percent, pictureOf } from "./frame.js";
+import { inline, isPlace, isSized, percent, pictureOf } from "./frame.js";
+import { endingOf } from "./names.js";
 
 const MOST_ROWS = 500;
 const LONGEST = 2000; // characters of a text in a table or in JSON; pictures in base64 have millions
 const LONGEST_JSON = 200_000; // characters that are shown; all are copied
 const DEEPEST = 12; // parts within parts
-const SHARES = /(^|_)(score|share|brightness|rate)$/;
+const SHARES = /(^|_)(score|share|brightness)$/;
+const RATES = /(^|_)rate$/; // of errors: a long bar would look like much of something good
 const ASIDE = new Set(["meta", "image"]);
 
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
@@ -15,17 +17,18 @@ const isBox = (value) => isObject(value) && ["left", "top", "right", "bottom"].e
 const isPoints = (value) => isObject(value) && Object.values(value).every(isPlace); // such as landmarks, which are drawn
 const isTable = (value) => Array.isArray(value) && value.length > 0 && value.every(isObject);
 
-export function answerView(answer) {
-  return make("div", { class: "answer" }, part(answer, ""), about(answer));
+// `drawn`: the parts that the stage shows as pictures; `meanings`: what the fields of the answer mean, by their names.
+export function answerView(answer, { drawn = [], meanings = {} } = {}) {
+  return make("div", { class: "answer" }, part(answer, "", { drawn, meanings }), about(answer));
 }
 
-function part(value, path, depth = DEEPEST) {
+function part(value, path, known, depth = DEEPEST) {
   const inner = Object.entries(value).filter(([name]) => !ASIDE.has(name));
   const at = (name) => (path ? `${path}.${name}` : name);
   const nodes = [];
   const said = [];
   const picture = pictureOf(value);
-  if (picture) nodes.push(pictured(picture, value), saving(picture, value));
+  if (picture && !known.drawn.includes(value)) nodes.push(pictured(picture, value), saving(picture, value));
   const plain = [];
   for (const [name, one] of inner) {
     if (picture && name === "data") continue;
@@ -33,18 +36,19 @@ function part(value, path, depth = DEEPEST) {
     else if (isTable(one)) nodes.push(titled(name, table(one, at(name))));
     else if (Array.isArray(one) && one.length && one.every((word) => typeof word === "string")) nodes.push(titled(name, sentences(one)));
     else if (Array.isArray(one) && !one.length) nodes.push(titled(name, make("p", { class: "quiet" }, say("None found."))));
-    else if (isObject(one) && !isBox(one) && !isEmpty(one)) nodes.push(titled(name, depth > 1 ? part(one, at(name), depth - 1) : "…"));
+    else if (isObject(one) && !isBox(one) && !isEmpty(one)) nodes.push(titled(name, depth > 1 ? part(one, at(name), known, depth - 1) : "…"));
     else if (!isEmpty(one)) plain.push([name, one]);
   }
-  if (plain.length) nodes.unshift(make("dl", { class: "facts" }, plain.map(([name, one]) => [make("dt", {}, told(prettified(name))), make("dd", {}, cell(name, one))])));
+  const meaning = (name) => !path && RATES.test(name) && known.meanings[name] && make("p", { class: "help" }, told(known.meanings[name]));
+  if (plain.length) nodes.unshift(make("dl", { class: "facts" }, plain.map(([name, one]) => [make("dt", {}, told(prettified(name))), make("dd", {}, cell(name, one), meaning(name))])));
   return [said, nodes];
 }
 
 const titled = (name, ...inner) => make("section", {}, make("h3", {}, told(prettified(name))), inner);
 const sentences = (list) => make("ul", {}, list.slice(0, MOST_ROWS).map((one) => make("li", { dir: "auto" }, one)));
 
-// A link that saves the picture that an answer is.
-export const saving = (address, { media_type: type }) => make("a", { class: "button", href: address, download: `picture.${type.slice(6)}` }, say("Save"));
+// A link that saves the picture that an answer is, under the name with the ending of its format.
+export const saving = (address, { media_type: type }, name = "picture") => make("a", { class: "button", href: address, download: `${name}.${endingOf(type)}` }, say("Save"));
 
 // Its place is there before it is.
 function pictured(address, { width, height } = {}) {
@@ -67,14 +71,21 @@ function table(rows, path) {
 
 function cell(name, value, depth = DEEPEST) {
   if (value === undefined || isEmpty(value)) return "";
-  if (typeof value === "number") return SHARES.test(name) && value >= 0 && value <= 1 ? meter(value) : String(Math.round(value * 1000) / 1000);
+  if (typeof value === "number") return amount(name, value);
   if (typeof value === "boolean") return say(value ? "yes" : "no");
   if (typeof value === "string") return worded(value);
+  if (name === "image" && isSized({ image: value })) return sizeOf(value);
   if (isPoints(value)) return say("{count} points", { count: Object.keys(value).length });
   if (isBox(value)) return edges([value.left, value.right], [value.top, value.bottom]);
   if (Array.isArray(value)) return listed(value);
   if (depth <= 1) return "…";
   return Object.entries(value).filter(([, one]) => !isEmpty(one)).map(([inner, one]) => make("div", { class: "inner" }, told(prettified(inner)), " ", cell(inner, one, depth - 1)));
+}
+
+function amount(name, value) {
+  const isPart = value >= 0 && value <= 1;
+  if (isPart && SHARES.test(name)) return meter(value);
+  return isPart && RATES.test(name) ? percent(value) : String(Math.round(value * 1000) / 1000);
 }
 
 function worded(value) {
@@ -94,6 +105,8 @@ function edges(xs, ys) {
   return make("span", { class: "place" }, `${left}, ${top} – ${right}, ${bottom}`);
 }
 
+const sizeOf = ({ width, height, format }) => `${width} × ${height} ${format ?? ""}`;
+
 function listed(value) {
   if (value.every((one) => typeof one === "number") && value.length > 4) return say("{count} numbers", { count: value.length });
   if (value.length > 2 && value.every(isPlace)) return edges(value.map(([x]) => x), value.map(([, y]) => y));
@@ -110,7 +123,7 @@ function meter(value) {
 function about({ meta, image }) {
   const words = [];
   meta = isObject(meta) ? meta : {};
-  if (image) words.push(`${image.width} × ${image.height} ${image.format}`);
+  if (image) words.push(sizeOf(image));
   if (meta.engine) words.push(meta.engine);
   if (meta.cached) words.push(say("remembered"));
   else if (Number.isFinite(meta.seconds)) words.push(seconds(meta.seconds));

@@ -1,6 +1,7 @@
 // The pictures with what was seen in them: one large, several as a grid.
 import { button, find, make } from "./dom.js";
 import { frame, pictureOf, scenesOf } from "./frame.js";
+import { madeOf } from "./names.js";
 import { brief, saving } from "./results.js";
 
 // `shown` is what the main view knows; `acts` has `open(id)`, `step(by)` and `remove(picture)`.
@@ -10,7 +11,7 @@ export function drawStage(stage, shown, acts) {
   stage.classList.toggle("several", !one && pictures.length > 0);
   stage.empty ??= find("#empty", stage);
   if (!pictures.length) stage.replaceChildren(stage.empty);
-  else if (one) stage.replaceChildren(frame(one, sceneOf(one, shown)), corner(sceneOf(one, shown), pictures.length > 1, acts));
+  else if (one) stage.replaceChildren(frame(one, sceneOf(one, shown)), corner(one, shown, acts));
   else stage.replaceChildren(make("ul", { class: "grid" }, pictures.map((picture) => cellOf(picture, shown, acts))));
 }
 
@@ -21,11 +22,12 @@ export function drawCell(stage, picture, shown, acts) {
 
 export const focusCell = (stage, id) => find(`[data-cell="${id}"] .cell`, stage)?.focus({ preventScroll: true });
 
-function corner(scene, isOfSeveral, { open, step }) {
+function corner(picture, shown, { open, step }) {
+  const scene = sceneOf(picture, shown);
   const given = scene && pictureOf(scene.answer);
   return make("div", { class: "corner" },
-    given && saving(given, scene.answer),
-    isOfSeveral && [button("Earlier", () => step(-1)), button("Next", () => step(1)), button("All", () => open(null), { id: "all" })]);
+    given && saving(given, scene.answer, madeOf(picture, shown.task)),
+    shown.pictures.length > 1 && [button("Earlier", () => step(-1)), button("Next", () => step(1)), button("All", () => open(null), { id: "all" })]);
 }
 
 function cellOf(picture, shown, { open, remove }) {

@@ -26,13 +26,17 @@ function taskOf(path, operation) {
     most: most(files, lists.length ? plain(typed.properties[lists[0]]).maxItems || Infinity : 0),
     least: files.filter((name) => required.has(name)).reduce((sum, name) => sum + (plain(typed.properties[name]).minItems || 1), 0),
     says: Boolean(answerOf(operation).properties?.text), // its answer is words, which can be told as they come
+    draws: (operation.parameters || []).some((one) => one.name === "as" && one.schema?.enum?.includes("image")), // its answer can be a picture
+    meanings: Object.fromEntries(Object.entries(answerOf(operation).properties || {}).map(([name, one]) => [name, inOneLine(one?.description || "")])),
     fields: Object.entries(form.properties).filter(([name]) => isWord(name) && !files.includes(name) && name !== "stream")
-      .map(([name, one]) => ({ name, description: one.description || "", required: required.has(name), ...plain(one) })),
+      .map(([name, one]) => ({ name, required: required.has(name), ...plain(one), description: inOneLine(one.description || "") })),
   }];
 }
 
 // Pictures of one question, of which a list takes so many; a task about one picture takes others by themselves.
 const most = (files, listed) => (listed ? listed + files.length - 1 : files.length < 2 ? Infinity : files.length);
+
+const inOneLine = (words) => String(words).replaceAll("\n", " ").replaceAll("`", "");
 
 // Names become parts of commands and code: one that is no word is left out.
 const isWord = (name) => /^[a-z_]\w*$/i.test(name);

@@ -49,6 +49,7 @@ export const ZH = {
   "Find the things in a picture.": "找出图片中的物体。", "Find the faces in a picture.": "找出图片中的人脸。",
   "Find the people in a picture.": "找出图片中的人。", "Cover the faces in a picture.": "遮住图片中的人脸。",
   "Read the text in a picture: Chinese and English.": "读出图片中的中英文文字。",
+  "Tell whether two pictures show the same person, by the largest face of each.": "判断两张图片是否为同一人，取各自最大的一张脸。",
   "Say what a question to a model would take and cost, without asking it.": "估算一个问题会用多少 token、花多少钱，而不真正提问。",
 
   // fields of requests
@@ -58,7 +59,7 @@ export const ZH = {
   any: "任意", local: "仅本机", auto: "自动", low: "低", high: "高", original: "原样", gaussian: "高斯模糊", blur: "模糊", pixelate: "马赛克", black: "涂黑",
   largest: "最大的", surest: "最有把握的", all: "全部", same: "与原图相同", jpeg: "JPEG", png: "PNG", webp: "WebP",
   Timeout: "时限（秒）", Cache: "可用缓存", Privacy: "隐私", "Max cost": "最高费用（美元）", Colours: "颜色", Embeddings: "特征向量", Crops: "裁剪图", Live: "活体检测",
-  "The question. Pictures are shown before it.": "问题。图片排在问题之前。",
+  "The question. Pictures are shown before it.": "问题。图片排在问题之前。", "The question.": "问题。",
   "Things that the model is less sure of are left out.": "模型把握低于此值的物体会被略去。",
   "Faces that the model is less sure of are left out; those of models that do not say how sure they are stay.": "把握低于此值的人脸会被略去；不给出把握的模型，其结果保留。",
   "Lines that the engine is less sure of are left out.": "把握低于此值的文字行会被略去。",
@@ -67,6 +68,12 @@ export const ZH = {
   "How many people to give, at most: the surest. Absent: all that the model finds.": "最多给出几个最有把握的人；不填则全部给出。",
   "Faces that the model is less sure of are left as they are.": "把握低于此值的人脸保持原样。",
   "How: gaussian smooths, pixelate leaves a few squares, black leaves nothing.": "方式：高斯模糊使其平滑，马赛克只留几个色块，涂黑则什么都不留。",
+  "How much around each face is covered too, on every side, as a part of its width and height.": "每张脸四周各多遮住多少，按脸的宽和高的比例。",
+  "What the picture is written as; same: what it came as, where that is one of these, else png.": "图片的保存格式；same：与原图相同，原图不是这些格式时为 png。",
+  "The distance up to which faces are taken for one person's. Absent: the model's own, at which most pairs are told right.": "距离不超过此值即视为同一人；不填则用模型自己的阈值，此时判断正确的最多。",
+  "Also describe each by numbers, to compare it with others; needs the extra faces.": "同时给出每张脸的特征向量，可与其他人脸比较；需要安装附加包 faces。",
+  "Also give each turned upright and cut out, as a JPEG; needs the extra faces.": "同时给出每张脸摆正后的裁剪图（JPEG）；需要安装附加包 faces。",
+  "Also say how surely each was in front of the camera; needs the model anti_spoof.": "同时给出每张脸确实在镜头前（而非翻拍）的把握；需要模型 anti_spoof。",
   "How many faces to give, at most: the surest. Absent: all that the model finds.": "最多给出几张最有把握的人脸；不填则全部给出。",
   "Only things of these names; capitals do not matter. Empty: of any name that the model knows.": "只要这些名称的物体，不分大小写；不填则不限。",
   "Also say what each looks like: age, expression and the like, as far as the model can tell.": "同时说明每张脸的样子：年龄、表情等，以模型所能为限。",
@@ -90,10 +97,16 @@ export const ZH = {
   "The most that the answer may cost, in US dollars, by the estimate before it is asked for. Absent: no limit.": "回答的预估费用上限，以美元计；不填则不限。",
 
   // parts of answers
-  Objects: "物体", Labels: "标签", Lines: "文字行", Text: "文字", Score: "分数", Box: "位置", Polygon: "位置", Landmarks: "特征点", Index: "序号", Id: "编号", Categories: "类别", Share: "占比", Hex: "色值",
+  Image: "图片", Objects: "物体", Labels: "标签", Lines: "文字行", Text: "文字", Score: "分数", Box: "位置", Polygon: "位置", Landmarks: "特征点", Index: "序号", Id: "编号", Categories: "类别", Share: "占比", Hex: "色值",
   Brightness: "亮度", Contrast: "对比度", Sharpness: "清晰度", Blurred: "模糊", Megapixels: "百万像素", Aspect: "宽高比", Similarities: "相同之处", Differences: "不同之处", Recommendation: "建议",
   "Left eye": "左眼", "Right eye": "右眼", "Nose tip": "鼻尖", "Mouth left": "左嘴角", "Mouth right": "右嘴角",
   "Media type": "媒体类型", Boxes: "位置框", Detector: "检测模型", Width: "宽", Height: "高", Data: "数据", Embedding: "特征向量", Crop: "裁剪图", Liveness: "活体分数", "Live score": "活体分数", Count: "数量",
   "False match rate": "误匹配率", "False non match rate": "漏匹配率", "Match rate": "匹配率", First: "第一张", Second: "第二张", Similarity: "相似度", Verdict: "结论",
-  Ending: "结束原因", "Answered by": "作答模型", Age: "年龄", Gender: "性别", Smile: "微笑", Glasses: "眼镜", Mask: "口罩", Emotions: "表情", Pose: "姿态", Same: "同一人", Distance: "距离", Failures: "失败", Code: "代码", Message: "说明",
+  Ending: "结束原因", "Answered by": "作答模型", Age: "年龄", Gender: "性别", Smile: "微笑", Glasses: "眼镜", Mask: "口罩", Emotions: "表情", Pose: "姿态", Same: "同一人", Distance: "距离", "Compared by": "比对模型", "Embedded by": "特征模型", Left: "左", Top: "上", Right: "右", Bottom: "下",
+  "Of measured pairs of different people, the part that is as near as this or nearer. 0 is \"none seen\", not \"never\".": "测试用的不同人的图片对中，距离这样近或更近的比例。0 表示“没有遇到”，不是“绝不会”。",
+  "Of measured pairs of one person, the part that is farther apart than this.": "测试用的同一人的图片对中，距离比这更远的比例。",
+  "Gender score": "性别分数", Headwear: "帽子", "Eyes open": "睁眼", Underexposed: "过暗", Yaw: "左右转", Pitch: "俯仰", Roll: "侧倾",
+  Angry: "生气", Disgusted: "厌恶", Afraid: "害怕", Happy: "高兴", Sad: "悲伤", Surprised: "惊讶", Neutral: "平静",
+  "Input tokens": "输入 token", "Image tokens": "图片 token", "Text tokens": "文字 token", "Most output tokens": "最多输出 token", "Input cost": "输入费用", "Most cost": "最高费用",
+  "Used width": "所用宽", "Used height": "所用高", Refused: "拒绝", Rule: "规则", Confidence: "可靠程度", Failures: "失败", Code: "代码", Message: "说明",
 };
