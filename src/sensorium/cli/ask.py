@@ -128,7 +128,7 @@ def _format(task: Task, target: Path | None) -> dict[str, str]:
     """Of a picture that goes into a file, what the file's name says."""
     if target is None or "format" not in task.request.model_fields:
         return {}
-    from sensorium.cli.drawings import FORMATS
+    from sensorium.media.encode import FORMATS
 
     return {"format": FORMATS[target.suffix.lower()]}
 

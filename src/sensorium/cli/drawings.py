@@ -11,13 +11,11 @@ from sensorium.cli.inputs import Input, is_folder
 from sensorium.cli.views import headline
 from sensorium.errors import InvalidConfiguration, InvalidRequest
 from sensorium.media.draw import annotate, encode
+from sensorium.media.encode import FORMATS
 from sensorium.media.pool import in_thread
 from sensorium.media.source import Source
 from sensorium.schemas.base import Result
 from sensorium.schemas.picture import Picture
-
-FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
-"""What a picture is written as, by how its file is called."""
 
 SUFFIXES = tuple(FORMATS)
 
