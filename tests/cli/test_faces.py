@@ -138,3 +138,20 @@ def test_of_two_pictures_json_tells_both_names(sensorium: Sensorium, photos: Pat
     assert "{inputs, result}" in " ".join(sensorium("compare-faces", "--help").stdout.split())
     (alone,) = lines(sensorium("compare-faces", first, "--json"))
     assert "give two pictures; you gave 1" in alone["error"]["message"]
+
+
+def test_a_batch_calls_the_format_of_its_pictures_by_their_task(sensorium: Sensorium) -> None:
+    told = sensorium("batch", "--task", "blur_faces", "--help").stdout
+    assert "--blur-faces-format" in told
+    assert "--the-" not in told
+
+
+def test_who_cannot_find_faces_is_told_who_can(sensorium: Sensorium, portrait: Path) -> None:
+    told = sensorium("faces", portrait, "--model", "hog_people")
+    assert "Model 'hog_people' does not answer faces. Those that do: " in told.stderr
+    assert "haar_frontalface" in told.stderr
+    assert "fake" not in told.stderr
+
+
+def test_the_help_of_adding_models_knows_the_one_that_finds_faces(sensorium: Sensorium) -> None:
+    assert "models add yunet" in sensorium("models", "add", "--help").stdout

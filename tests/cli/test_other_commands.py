@@ -110,7 +110,7 @@ def test_the_doctor_looks_at_the_models_to_fall_back_on(sensorium: Sensorium, mo
     assert (wrong["health"], wrong["fix"]) == ("bad", "Correct the setting `fallbacks`, at 'gpt-40'.")
     others = [check for check in checks if check["name"] == "fallback of gpt-4o"]
     assert [check["health"] for check in others] == ["ok", "bad", "bad", "bad", "note"]
-    reasons = ("perception@1, ready", "'nobody'", "does not ask", "it is a provider", "OPENAI_API_KEY")
+    reasons = ("perception@1, ready", "'nobody'", "does not answer ask", "it is a provider", "OPENAI_API_KEY")
     for check, said in zip(others, reasons, strict=True):
         assert said in check["found"]
 

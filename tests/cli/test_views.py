@@ -166,4 +166,9 @@ def test_what_else_was_asked_of_a_face_is_told_in_words() -> None:
     face = Face(box=Box(left=0, top=0, right=9, bottom=9), embedding=(0.0,) * 128, crop="data:,", live=0.97)
     told = seen("x", Faces(image=IMAGE, faces=(face,))).plain
     assert "live 97%, 128 numbers, cut out" in told
+    assert "stand in --json" in told
+    assert "--json" not in seen("x", Faces(image=IMAGE, faces=(face.altered(embedding=None, crop=None),))).plain
+    assert "no attributes" not in told
+    blank = seen("x", Faces(image=IMAGE, faces=(face,), untold=("attributes",), meta=Meta(engine="yunet@1"))).plain
+    assert "no attributes: yunet@1 tells none" in blank
     assert "data:" not in told

@@ -227,10 +227,10 @@ def _stdin_once(ctx: click.Context, param: click.Parameter, words: tuple[str, ..
 
 
 def own_options(task: Task, taken: Collection[str] = TAKEN) -> Iterator[click.Option]:
-    """Those of its request's fields; one whose name is taken is called --the-name."""
+    """Those of its request's fields; one whose name is taken is called --task-name."""
     main = (*task.request.source_fields()[:1], task.request.gathers)
     fields = {name: field for name, field in task.request.model_fields.items() if name not in (*main, "model")}
-    return options_of(fields, taken=taken)
+    return options_of(fields, taken=taken, of=task.name.replace("_", "-"))
 
 
 def _else(task: Task) -> str:

@@ -97,8 +97,13 @@ def _faces(result: Faces) -> Iterator[Text]:
         sure = "face " if face.score is None else _percent(face.score)
         looks = ", ".join(filter(None, (_looks(face), *_described(face))))
         yield Text.assemble((sure, "dim"), "  ", _place(face.box), f"  {looks}" if looks else "")
+    if any(face.embedding is not None or face.crop is not None for face in result.faces):
+        yield Text("numbers and cut-outs themselves stand in --json", style="dim")
     if not result.faces:
         yield Text("no faces found", style="dim")
+    if result.untold:
+        what = ", ".join(result.untold)
+        yield Text(f"no {what}: {plain(result.meta.engine)} tells none; models of cloud services do", style="yellow")
 
 
 def _people(result: People) -> Iterator[Text]:
