@@ -94,6 +94,21 @@ def test_the_doctor_looks_at_the_models_that_the_settings_name(
     assert "'nobody'" in ask["found"]
 
 
+@pytest.mark.parametrize("named", [{}, {"faces": ["yunet", "haar_frontalface"]}])
+def test_the_doctor_opens_files_that_were_put_into_the_models_folder_by_hand(
+    sensorium: Sensorium, home: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, list[str]]
+) -> None:
+    monkeypatch.setenv("SENSORIUM_MODELS", json.dumps(named))
+    (home.parent / "models").mkdir()
+    (home.parent / "models" / "yunet.onnx").write_bytes(b"junk")
+    told = sensorium("doctor", "--json")
+    assert told.exit_code == 1
+    first = next(check for check in json.loads(told.stdout)["checks"] if check["name"] == "model for faces")
+    assert first["health"] == "bad"
+    assert "yunet@1: Cannot read yunet.onnx" in first["found"]
+    assert "put it in place of" in first["found"]
+
+
 def test_the_doctor_looks_at_the_models_to_fall_back_on(sensorium: Sensorium, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     fallbacks = {
