@@ -156,7 +156,7 @@ def test_what_cannot_be_quantised_is_told(folder: Path, host: Host, tmp_path: Pa
     registry = Registry(folder)
     with pytest.raises(UnknownModel, match="mynt"):
         asyncio.run(quantize(registry, host, "mynt", pictures(2 * FEWEST)))
-    with pytest.raises(UnknownModel, match="does not classify"):
+    with pytest.raises(UnknownModel, match="does not answer classify"):
         asyncio.run(quantize(registry, host, "ppocr_v6", pictures(2 * FEWEST)))
     with pytest.raises(InvalidRequest, match="fake"):
         asyncio.run(quantize(registry, host, "fake", pictures(2 * FEWEST)))

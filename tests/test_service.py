@@ -292,7 +292,7 @@ async def test_names_are_found_whatever_their_capitals_and_near_ones_are_told(op
         assert (await sensorium.run(classify(model="FAKE@1"))).meta.engine == "fake@1"
         with pytest.raises(UnknownModel, match="efficientnet_lite0"):
             await sensorium.run(classify(model="efficientnet_lite9"))
-        with pytest.raises(UnknownModel, match="does not classify"):
+        with pytest.raises(UnknownModel, match="does not answer classify"):
             await sensorium.run(classify(model="ppocr_v6"))
         with pytest.raises(UnknownModel, match=r"models\.classify"):
             await sensorium.run(AnalyzeRequest(image=Source.of(jpeg()), model="efficientnet_lite0"))

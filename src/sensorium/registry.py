@@ -222,9 +222,11 @@ class Registry:
             raise trouble
         if "/" in name:
             raise _unknown_provider(catalogue, name, task)
-        names = {card.name: _asked_by(card) for card in catalogue.cards if card.does(task)}
+        names = {card.name: _asked_by(card) for card in catalogue.cards if card.does(task) and card.tasks != ("*",)}
         if catalogue.of(name) is not None:
-            raise UnknownModel(f"Model {name!r} does not {task}", fix=f"Those that do: {', '.join(names.values())}")
+            raise UnknownModel(
+                f"Model {name!r} does not answer {task}", fix=f"Those that do: {', '.join(names.values())}"
+            )
         raise UnknownModel(f"There is no model {name!r} for {task}", fix=_near(name, names, names.__getitem__))
 
     def look(self, before: Mapping[Path, Found]) -> dict[Path, Found]:

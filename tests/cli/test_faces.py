@@ -71,10 +71,40 @@ def test_without_a_place_for_the_picture_it_is_asked_for(sensorium: Sensorium, p
     told = sensorium("blur-faces", portrait)
     assert told.exit_code == 2
     assert "-o out.jpg" in told.stderr
-    assert sensorium("blur-faces", portrait, "-o", "out.jpg", "--format", "png").exit_code == 2
+    told = sensorium("blur-faces", portrait, "-o", "out.jpg", "--format", "png")
+    assert told.exit_code == 2
+    assert "its name says jpeg, and `--format` png" in told.stderr
     (answer,) = lines(sensorium("blur-faces", portrait, "--json"))
     with Image.open(io.BytesIO(base64.b64decode(answer["result"]["data"], validate=True))) as made:
         assert made.size == (512, 512)
+
+
+def test_in_a_folder_pictures_are_named_by_what_they_are_written_as(sensorium: Sensorium, home: Path) -> None:
+    (home / "in").mkdir()
+    for name in ("anim.gif", "scan.v2.tiff", "old.jpe", "old.jpg", "a.webp"):
+        Image.new("RGB", (40, 30), "red").save(home / "in" / name, "JPEG" if name == "old.jpe" else None)
+    assert sensorium("blur-faces", "in", "-o", "out").exit_code == 0
+    made = {path.name for path in (home / "out").iterdir()}
+    assert made == {"anim.png", "scan.v2.png", "old.jpg", "old-2.jpg", "a.webp"}
+    assert sensorium("blur-faces", "in", "-o", "as-png", "--format", "png").exit_code == 0
+    made = {path.name for path in (home / "as-png").iterdir()}
+    assert made == {"anim.png", "scan.v2.png", "old.png", "old-2.png", "a.png"}
+    for path in (home / "as-png").iterdir():
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize("typed", ["new/", "new.jpg/"])
+def test_what_ends_in_a_slash_is_a_folder(sensorium: Sensorium, home: Path, portrait: Path, typed: str) -> None:
+    told = sensorium("blur-faces", portrait, "-o", typed)
+    assert told.exit_code == 0, told.output
+    assert (home / typed / portrait.name).is_file()
+
+
+def test_a_picture_that_lies_in_a_file_is_not_told_once_more(sensorium: Sensorium, portrait: Path) -> None:
+    (answer,) = lines(sensorium("blur-faces", portrait, "-o", "out.jpg", "--json"))
+    assert answer["result"]["faces"] >= 1
+    assert "data" not in answer["result"]
 
 
 def test_a_picture_never_goes_over_an_input(sensorium: Sensorium, portrait: Path) -> None:
@@ -96,3 +126,32 @@ def test_yunets_file_is_added_by_its_name(sensorium: Sensorium, portrait: Path, 
     assert told.exit_code == 0, told.output
     assert "sensorium faces photo.jpg --model yunet" in told.stdout
     assert "yunet@1" in sensorium("faces", portrait).stdout
+
+
+def test_of_two_pictures_json_tells_both_names(sensorium: Sensorium, photos: Path) -> None:
+    first, second = str(photos / "a.png"), str(photos / ("b" * 120 + ".png"))
+    Path(second).write_bytes(Path(first).read_bytes())
+    (answer,) = lines(sensorium("compare-faces", first, second, "--json"))
+    assert answer["inputs"] == [first, second]
+    assert "error" in answer, "no face in either, or no extra `faces`"
+    assert "input" not in answer
+    assert "{inputs, result}" in " ".join(sensorium("compare-faces", "--help").stdout.split())
+    (alone,) = lines(sensorium("compare-faces", first, "--json"))
+    assert "give two pictures; you gave 1" in alone["error"]["message"]
+
+
+def test_a_batch_calls_the_format_of_its_pictures_by_their_task(sensorium: Sensorium) -> None:
+    told = sensorium("batch", "--task", "blur_faces", "--help").stdout
+    assert "--blur-faces-format" in told
+    assert "--the-" not in told
+
+
+def test_who_cannot_find_faces_is_told_who_can(sensorium: Sensorium, portrait: Path) -> None:
+    told = sensorium("faces", portrait, "--model", "hog_people")
+    assert "Model 'hog_people' does not answer faces. Those that do: " in told.stderr
+    assert "haar_frontalface" in told.stderr
+    assert "fake" not in told.stderr
+
+
+def test_the_help_of_adding_models_knows_the_one_that_finds_faces(sensorium: Sensorium) -> None:
+    assert "models add yunet" in sensorium("models", "add", "--help").stdout

@@ -94,6 +94,21 @@ def test_the_doctor_looks_at_the_models_that_the_settings_name(
     assert "'nobody'" in ask["found"]
 
 
+@pytest.mark.parametrize("named", [{}, {"faces": ["yunet", "haar_frontalface"]}])
+def test_the_doctor_opens_files_that_were_put_into_the_models_folder_by_hand(
+    sensorium: Sensorium, home: Path, monkeypatch: pytest.MonkeyPatch, named: dict[str, list[str]]
+) -> None:
+    monkeypatch.setenv("SENSORIUM_MODELS", json.dumps(named))
+    (home.parent / "models").mkdir()
+    (home.parent / "models" / "yunet.onnx").write_bytes(b"junk")
+    told = sensorium("doctor", "--json")
+    assert told.exit_code == 1
+    first = next(check for check in json.loads(told.stdout)["checks"] if check["name"] == "model for faces")
+    assert first["health"] == "bad"
+    assert "yunet@1: Cannot read yunet.onnx" in first["found"]
+    assert "put it in place of" in first["found"]
+
+
 def test_the_doctor_looks_at_the_models_to_fall_back_on(sensorium: Sensorium, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     fallbacks = {
@@ -110,7 +125,7 @@ def test_the_doctor_looks_at_the_models_to_fall_back_on(sensorium: Sensorium, mo
     assert (wrong["health"], wrong["fix"]) == ("bad", "Correct the setting `fallbacks`, at 'gpt-40'.")
     others = [check for check in checks if check["name"] == "fallback of gpt-4o"]
     assert [check["health"] for check in others] == ["ok", "bad", "bad", "bad", "note"]
-    reasons = ("perception@1, ready", "'nobody'", "does not ask", "it is a provider", "OPENAI_API_KEY")
+    reasons = ("perception@1, ready", "'nobody'", "does not answer ask", "it is a provider", "OPENAI_API_KEY")
     for check, said in zip(others, reasons, strict=True):
         assert said in check["found"]
 

@@ -148,7 +148,17 @@ def test_a_comparison_of_faces_says_who_it_takes_them_for_and_how_often_that_is_
     same = seen("x", told.altered(score=0.9967, meta=Meta())).plain
     assert "the same person" in same
     assert "99.7%" in same, "never 100 %"
-    assert "24.0% of those of one" in same
+    assert "of two people: none of them are as near as these two" in same
+    assert "of one person: 24.0% are farther apart than these two" in same
+    assert "shows" not in same, "one face each"
+    few = seen("x", told.altered(false_match_rate=0.0003, false_non_match_rate=1.0, meta=Meta())).plain
+    assert "of two people: 0.1% are" in few, "few are not none"
+    assert "of one person: all of them are" in few
+    crowd = told.faces[1].altered(faces_found=3)
+    assert (
+        "picture 2 shows 3 faces: the largest was compared"
+        in seen("x", told.altered(faces=(told.faces[0], crowd))).plain
+    )
     assert "different people\n" in seen("x", told.altered(same=False, meta=Meta())).plain
 
 
@@ -156,4 +166,9 @@ def test_what_else_was_asked_of_a_face_is_told_in_words() -> None:
     face = Face(box=Box(left=0, top=0, right=9, bottom=9), embedding=(0.0,) * 128, crop="data:,", live=0.97)
     told = seen("x", Faces(image=IMAGE, faces=(face,))).plain
     assert "live 97%, 128 numbers, cut out" in told
+    assert "stand in --json" in told
+    assert "--json" not in seen("x", Faces(image=IMAGE, faces=(face.altered(embedding=None, crop=None),))).plain
+    assert "no attributes" not in told
+    blank = seen("x", Faces(image=IMAGE, faces=(face,), untold=("attributes",), meta=Meta(engine="yunet@1"))).plain
+    assert "no attributes: yunet@1 tells none" in blank
     assert "data:" not in told

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from pydantic_core import to_json
 
 from sensorium import aio
 from sensorium.client import Remote, Server
+from sensorium.client.wire import error_of
 from sensorium.errors import (
     DeadlineExceeded,
     EngineFailed,
@@ -25,6 +27,7 @@ from sensorium.errors import (
     InputTooLarge,
     InvalidAnswer,
     InvalidInput,
+    NoFace,
     Overloaded,
     SensoriumError,
     ServerUnreachable,
@@ -50,6 +53,14 @@ def saying(status: int, body: Any, **headers: str) -> Handler:
 
 def refusal(code: str, **more: Any) -> dict[str, Any]:
     return {"error": {"code": code, "message": "What: why. Do this.", "retryable": False, "trace": "t", **more}}
+
+
+async def test_which_picture_showed_no_face_is_told_as_the_server_told_it() -> None:
+    for told, understood in ((2, 2), ("two", 1)):
+        body = to_json(refusal("no_face", picture=told))
+        error = error_of(400, {}, body, "server")
+        assert isinstance(error, NoFace)
+        assert error.picture == error.as_dict()["picture"] == understood
 
 
 async def caught(url: str, **options: Any) -> SensoriumError:

@@ -44,7 +44,13 @@ def test_a_picture_that_is_the_answer_comes_as_base64_in_json(server: Server, po
 
 @pytest.mark.parametrize(
     ("query", "accept"),
-    [("?as=image", "*/*"), ("", "image/*"), ("", "image/png, image/webp;q=0.9"), ("?as=image", "application/json")],
+    [
+        ("?as=image", "*/*"),
+        ("", "image/*"),
+        ("", "image/gif"),
+        ("", "image/png, image/*"),
+        ("?as=image", "application/json"),
+    ],
 )
 def test_or_as_the_picture_itself_with_the_rest_in_headers(
     server: Server, portrait: bytes, query: str, accept: str
@@ -56,6 +62,27 @@ def test_or_as_the_picture_itself_with_the_rest_in_headers(
     assert answer.headers["X-Sensorium-Detector"] == "haar_frontalface@1"
     with Image.open(io.BytesIO(answer.content)) as made:
         assert made.format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "given"),
+    [
+        ("", "image/png", "png"),
+        ("", "image/png;q=0.5, image/webp;q=0.9", "webp"),
+        ("", "image/avif, image/webp, */*;q=0.8", "webp"),
+        ("?as=image", "image/png", "png"),
+        ("?format=webp", "image/png", "webp"),
+        ("", "image/png;q=0, image/gif", "jpeg"),
+        ("", "image/png;q=x", "png"),
+    ],
+)
+def test_the_picture_comes_in_the_format_that_is_accepted(
+    server: Server, portrait: bytes, query: str, accept: str, given: str
+) -> None:
+    answer = post(server, f"/v1/blur_faces{query}", portrait, Accept=accept)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, f"image/{given}")
+    with Image.open(io.BytesIO(answer.content)) as made:
+        assert made.format == given.upper()
 
 
 def test_that_no_face_was_found_stands_beside_the_picture(server: Server) -> None:

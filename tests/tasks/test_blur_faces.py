@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from sensorium.config import Settings
-from sensorium.errors import EngineFailed, InvalidRequest, OutputFailed, SensoriumError
+from sensorium.errors import EngineFailed, InvalidRequest, OutputFailed, SensoriumError, Unavailable
 from sensorium.media.source import Source
 from sensorium.schemas.blur_faces import BlurFacesRequest, BlurredFaces
 from sensorium.schemas.faces import FacesRequest
@@ -80,12 +80,27 @@ async def test_where_nobody_could_look_for_faces_there_is_no_picture(sensorium: 
         await blurred(sensorium, astronaut(), model="broken")
 
 
-async def test_who_was_passed_over_is_told(sensorium: Sensorium, tmp_path: Path) -> None:
+async def test_where_a_weaker_model_would_stand_in_there_is_no_picture_until_it_is_named(
+    sensorium: Sensorium, tmp_path: Path
+) -> None:
     (tmp_path / "models" / "yunet.onnx").write_bytes(b"junk")
     async with Sensorium(Settings(cache_dir=tmp_path / "cache", models_dir=tmp_path / "models")) as service:
-        answer = await blurred(service, astronaut())
-    assert answer.faces
-    assert [one.engine for one in answer.meta.skipped] == ["yunet@1"]
+        with pytest.raises(Unavailable, match=r"yunet@1 could not look for faces: .*yunet.*`model`.*haar_frontalface"):
+            await blurred(service, astronaut())
+        assert (await blurred(service, astronaut(), model="haar_frontalface")).faces
+
+
+async def test_boxes_are_in_pixels_of_the_picture_that_is_given_also_where_it_is_smaller(tmp_path: Path) -> None:
+    sent = astronaut("JPEG", quality=95)
+    async with Sensorium(Settings(cache_dir=tmp_path / "cache", max_pixels=512 * 512 - 1)) as service:
+        answer = await blurred(service, sent, method="black", model="haar_frontalface")
+    assert (answer.image.width, answer.width, answer.height) == (512, 256, 256)
+    around = max(answer.boxes, key=lambda one: one.area)
+    assert around.right < 200
+    after = pixels(answer.data)
+    middle = int((around.top + around.bottom) / 2), int((around.left + around.right) / 2)
+    assert after[middle].max() < 20
+    assert after[middle[0], int(around.right) + 8].max() > 20 or after[middle[0], int(around.left) - 8].max() > 20
 
 
 async def test_the_picture_is_upright_and_holds_no_word_of_where_it_was_taken(sensorium: Sensorium) -> None:
@@ -154,6 +169,33 @@ async def test_the_picture_is_saved_and_shown_in_notebooks_as_it_is(sensorium: S
     assert answer.model_dump(mode="json")["data"] in (answer._repr_html_() or "").replace("&#x2F;", "/")
     with pytest.raises(OutputFailed):
         answer.save(tmp_path / "none" / "out.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("x.png", "PNG"), ("x.JPG", "JPEG"), ("x.jpeg", "JPEG"), ("x.webp", "WEBP")]
+)
+async def test_it_is_saved_as_the_files_name_says(sensorium: Sensorium, tmp_path: Path, name: str, kind: str) -> None:
+    answer = await blurred(sensorium, astronaut("JPEG"))
+    answer.save(tmp_path / name)
+    with Image.open(tmp_path / name) as saved:
+        assert (saved.format, saved.size, bool(saved.info["icc_profile"])) == (kind, (512, 512), True)
+    if kind == "JPEG":
+        assert (tmp_path / name).read_bytes() == answer.data, "not encoded twice"
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x", "x.txt"])
+async def test_a_name_that_it_cannot_be_written_by_is_refused(sensorium: Sensorium, tmp_path: Path, name: str) -> None:
+    answer = await blurred(sensorium, astronaut())
+    with pytest.raises(InvalidRequest, match=r"\.jpg, \.jpeg, \.png, \.webp"):
+        answer.save(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+async def test_printed_it_says_how_large_it_is_and_not_all_its_bytes(sensorium: Sensorium) -> None:
+    answer = await blurred(sensorium, astronaut())
+    assert len(repr(answer)) < 3000
+    assert f"data=<{len(answer.data):,} bytes>" in repr(answer)
+    assert "detector='haar_frontalface@1'" in str(answer)
 
 
 async def test_odd_pictures_are_answered_or_refused_as_any_other(sensorium: Sensorium) -> None:

@@ -69,7 +69,8 @@ async def compared(models: Models, **asked: Any) -> FaceComparison:
 @pytest.mark.parametrize(
     ("distance", "rates"),
     [
-        (0.1, (0.0, 0.5)),
+        (0, (0.0, 1.0)),
+        (0.1, (0.0, 0.875)),
         (0.4, (0.0, 0.5)),
         (0.5, (0.005, 0.3)),
         (0.7, (0.255, 0.05)),
@@ -112,6 +113,7 @@ async def test_the_largest_face_of_each_picture_is_compared_and_no_other_is_desc
     told = await compared(asked)
     assert sorted(asked.described) == [30, 50]
     assert [one.box.width for one in told.faces] == [50, 30]
+    assert [one.faces_found for one in told.faces] == [2, 1]
     assert [one.image for one in told.faces] == [IMAGE, IMAGE], "so that each can be drawn on its picture"
 
 
@@ -122,6 +124,7 @@ async def test_a_picture_without_a_face_is_named(empty: Source, number: int) -> 
         await compared(Models(found, {RED: (0.0,), BLUE: (0.0,)}))
     assert failed.value.as_dict()["picture"] == number
     assert failed.value.as_dict()["code"] == "no_face"
+    assert "Send one with a larger and sharper face" in str(failed.value)
 
 
 async def test_numbers_of_two_models_are_not_compared() -> None:
@@ -140,7 +143,7 @@ async def test_a_model_that_does_not_say_what_distances_mean_compares_nothing() 
 
 def test_two_pictures_are_compared_neither_one_nor_three() -> None:
     for images in ((RED,), (RED, BLUE, RED)):
-        with pytest.raises(ValueError, match="two pictures"):
+        with pytest.raises(ValueError, match=f"give two pictures; you gave {len(images)}"):
             CompareFacesRequest(images=images)
 
 

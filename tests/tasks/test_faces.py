@@ -50,6 +50,18 @@ def test_attributes_are_given_to_those_who_ask() -> None:
     assert tidied(face(0.9), attributes=True)[0].attributes == FaceAttributes(age=30)
 
 
+def test_that_the_model_tells_no_attributes_is_said_to_who_asked() -> None:
+    some, none = face(0.9), face(0.8).altered(attributes=None)
+    for faces, asked, untold in (
+        ((none,), True, ("attributes",)),
+        ((some, none), True, ()),
+        ((), True, ()),
+        ((none,), False, ()),
+    ):
+        request = FacesRequest(image=Source.of(jpeg()), attributes=asked)
+        assert tidy(request, Faces(image=IMAGE, faces=faces)).untold == untold
+
+
 SKIPPED = Skipped(engine="first@1", code="engine_failed", message="It broke")
 
 

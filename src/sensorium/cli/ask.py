@@ -20,6 +20,7 @@ from sensorium.lists import Outcome
 from sensorium.registry import Task
 from sensorium.schemas.ask import Answer
 from sensorium.schemas.base import Request, Result
+from sensorium.schemas.picture import Picture
 from sensorium.verbs import Answerer, request_of
 
 
@@ -38,7 +39,7 @@ def questions(
 ) -> Iterator[Question]:
     """What is asked about each input, made one at a time: requests hold what they have read."""
     for given, target in zip(inputs, targets, strict=True):
-        yield Question(given, _asked(task, given, {**_format(task, target), **fields}), target)
+        yield Question(given, _asked(task, given, {**fields, **_format(task, target)}), target)
 
 
 async def answer(
@@ -88,12 +89,18 @@ class Json:
         self.screen = screen
 
     def __call__(self, question: Question, outcome: Outcome) -> None:
-        name = json.dumps(question.input.name, ensure_ascii=False)
+        asked = {"inputs": question.input.names} if question.input.names else {"input": question.input.name}
+        name = json.dumps(asked, ensure_ascii=False).removesuffix("}")
         if isinstance(outcome, SensoriumError):
             told = f'"error": {json.dumps(outcome.as_dict(), ensure_ascii=False)}'
         else:
-            told = f'"result": {outcome.model_dump_json()}'
-        self.screen.write(f'{{"input": {name}, {told}}}')
+            told = f'"result": {outcome.model_dump_json(exclude=_written(question, outcome))}'
+        self.screen.write(f"{name}, {told}}}")
+
+
+def _written(question: Question, outcome: Result) -> set[str]:
+    """What need not be told, since it lies in a file."""
+    return {"data"} if question.target is not None and isinstance(outcome, Picture) else set()
 
 
 class ForPeople:
@@ -128,7 +135,7 @@ def _format(task: Task, target: Path | None) -> dict[str, str]:
     """Of a picture that goes into a file, what the file's name says."""
     if target is None or "format" not in task.request.model_fields:
         return {}
-    from sensorium.cli.drawings import FORMATS
+    from sensorium.media.encode import FORMATS
 
     return {"format": FORMATS[target.suffix.lower()]}
 

@@ -20,6 +20,7 @@ import click
 
 if TYPE_CHECKING:
     from sensorium.config import Settings
+    from sensorium.engine import Card
     from sensorium.registry import Registry
 
 EXAMPLE = """\b
@@ -236,17 +237,19 @@ def _models_folder(folder: Path, registry: Registry) -> Check:
 def _models(registry: Registry, settings: Settings) -> Iterator[Check]:
     for task in registry.tasks:
         if named := settings.models.get(task.name):
-            yield from (_named_model(registry, name, task.name) for name in named)
+            yield from (_named_model(registry, settings, name, task.name) for name in named)
         else:
-            yield from (_own_model(registry, name, task.name) for name in registry.own(task))
+            yield from (_own_model(registry, settings, name, task.name) for name in registry.own(task))
     for problem in registry.problems:
         yield Check("registry", "note", str(problem))
 
 
-def _own_model(registry: Registry, name: str, task: str) -> Check:
+def _own_model(registry: Registry, settings: Settings, name: str, task: str) -> Check:
     """Of a task for which the settings name none."""
     card = registry.card(name, task)
     state = registry.state(card)
+    if state == "ready" and (trouble := _trouble(registry, settings, card)):
+        return Check(f"model for {task}", "bad", *trouble)
     fix = "" if state == "ready" else "Run `pip install --force-reinstall sensorium`."
     return Check(f"model for {task}", "ok" if state == "ready" else "bad", f"{card.id}, {state}", fix)
 
@@ -256,9 +259,9 @@ def _fallbacks(registry: Registry, settings: Settings) -> Iterator[Check]:
     every = [task.name for task in registry.tasks if task.run is None]
     for name, others in settings.fallbacks.items():
         fix = f"Correct the setting `fallbacks`, at {name!r}."
-        yield _model_of(registry, name, every, "model with fallbacks", fix)
+        yield _model_of(registry, settings, name, every, "model with fallbacks", fix)
         does = [task for task in every if _does(registry, name, task)] or every
-        yield from (_model_of(registry, other, does, f"fallback of {name}", fix) for other in others)
+        yield from (_model_of(registry, settings, other, does, f"fallback of {name}", fix) for other in others)
 
 
 def _does(registry: Registry, name: str, task: str) -> bool:
@@ -270,11 +273,28 @@ def _does(registry: Registry, name: str, task: str) -> bool:
         return False
 
 
-def _named_model(registry: Registry, name: str, task: str) -> Check:
-    return _model_of(registry, name, [task], f"model for {task}", f"Correct the setting `models.{task}`.")
+def _trouble(registry: Registry, settings: Settings, card: Card) -> tuple[str, str] | None:
+    """Why a file that was put into the models folder by hand does not load, and what to do: no checksum vouches for it."""
+    from sensorium.engine import Host
+    from sensorium.errors import SensoriumError
+
+    if card.weights is None or not card.weights.alone:
+        return None
+    engine = registry.engine(card, Host(cache_dir=settings.cache_dir, threads=settings.threads, device="cpu"))
+    try:
+        engine.load()
+    except SensoriumError as error:
+        return f"{card.id}: {error}", "" if error.fix else error.remedy
+    finally:
+        engine.close()
+    return None
 
 
-def _model_of(registry: Registry, name: str, tasks: Sequence[str], called: str, fix: str) -> Check:
+def _named_model(registry: Registry, settings: Settings, name: str, task: str) -> Check:
+    return _model_of(registry, settings, name, [task], f"model for {task}", f"Correct the setting `models.{task}`.")
+
+
+def _model_of(registry: Registry, settings: Settings, name: str, tasks: Sequence[str], called: str, fix: str) -> Check:
     """A model that the settings name for one of these tasks. One that is not ready is a note: another may stand after it."""
     from sensorium.errors import SensoriumError
 
@@ -284,6 +304,8 @@ def _model_of(registry: Registry, name: str, tasks: Sequence[str], called: str, 
     except SensoriumError as error:
         return Check(called, "bad", str(error), fix)
     state = registry.state(card)
+    if state == "ready" and (trouble := _trouble(registry, settings, card)):
+        return Check(called, "bad", *trouble)
     return Check(called, "ok" if state == "ready" else "note", f"{card.id}, {state}")
 
 

@@ -11,28 +11,34 @@ from sensorium.cli.inputs import Input, is_folder
 from sensorium.cli.views import headline
 from sensorium.errors import InvalidConfiguration, InvalidRequest
 from sensorium.media.draw import annotate, encode
+from sensorium.media.encode import FORMATS, Format
+from sensorium.media.folders import SUFFIXES as PICTURES
 from sensorium.media.pool import in_thread
 from sensorium.media.source import Source
 from sensorium.schemas.base import Result
 from sensorium.schemas.picture import Picture
 
-FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
-"""What a picture is written as, by how its file is called."""
-
 SUFFIXES = tuple(FORMATS)
+ENDINGS: dict[Format, str] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
+LOSSLESSLY = PICTURES - {".jpg", ".jpeg", ".jpe", ".jfif", ".webp"}
+"""Endings of pictures of which none is a JPEG: written as PNG, nothing is lost."""
 
 
-def targets(out: Path, words: Sequence[str], inputs: Sequence[Input], option: str = "--draw") -> list[Path]:
-    """Where the picture of each input goes: `out` itself for one file, else a file of its own in the folder `out`.
+def targets(
+    typed: str, words: Sequence[str], inputs: Sequence[Input], option: str = "--draw", format_: Format | None = None
+) -> list[Path]:
+    """Where the picture of each input goes: the file that is typed for one, else a file of its own in the folder.
 
+    What ends in a slash is a folder. In one, pictures are named by the format, or as their inputs are.
     Raises InvalidRequest, before any work, when that would overwrite an input or cannot be written at all.
     """
-    many = len(words) > 1 or is_folder(words[0])
-    files = _in_folder(out, inputs) if many or out.is_dir() else [out]
-    if many and out.suffix.lower() in SUFFIXES and not out.is_dir():
+    out = Path(typed)
+    many, folder = len(words) > 1 or is_folder(words[0]), out.is_dir() or typed.endswith(("/", os.sep))
+    if many and out.suffix.lower() in SUFFIXES and not folder:
         raise InvalidRequest(f"Cannot write many pictures into {out}", fix=f"Name a folder for them: `{option} folder`")
-    if not many and files[0].suffix.lower() not in SUFFIXES:
-        raise InvalidRequest(f"Cannot write a picture into {out}", why=f"it ends in none of {', '.join(SUFFIXES)}")
+    if not (many or folder):
+        _check_name(out, option, format_)
+    files = _in_folder(out, inputs, format_) if many or folder else [out]
     taken = {path.resolve() for path in (asked.path for asked in inputs) if path}
     for file in files:
         if file.resolve() in taken:
@@ -52,13 +58,30 @@ async def draw(source: Source, result: Result, target: Path) -> None:
     await in_thread(lambda: _put(target, encode(annotate(image, result.marks(), headline(result)), target.suffix)))
 
 
-def _in_folder(folder: Path, inputs: Sequence[Input]) -> list[Path]:
+def _check_name(file: Path, option: str, format_: Format | None) -> None:
+    named = FORMATS.get(file.suffix.lower())
+    if named is None:
+        why, fix = f"it ends in none of {', '.join(SUFFIXES)}", f"Name such a file, or a folder: `{option} {file}/`"
+        raise InvalidRequest(f"Cannot write a picture into {file}", why=why, fix=fix)
+    if format_ not in (None, named):
+        why = f"its name says {named}, and `--format` {format_}"
+        raise InvalidRequest(f"Cannot write the picture into {file}", why=why, fix="Leave `--format` away")
+
+
+def _in_folder(folder: Path, inputs: Sequence[Input], format_: Format | None) -> list[Path]:
     taken: set[str] = set()
-    return [folder / _free(_as_picture(asked.place), taken) for asked in inputs]
+    return [folder / _free(_as_picture(asked.place, format_), taken) for asked in inputs]
 
 
-def _as_picture(place: PurePath) -> PurePath:
-    return place if place.suffix.lower() in SUFFIXES else place.with_name(f"{place.name}.jpg")
+def _as_picture(place: PurePath, format_: Format | None) -> PurePath:
+    """The name with an ending that says the format; without one wanted, that of the input, or PNG."""
+    suffix = place.suffix.lower()
+    came = FORMATS.get(suffix) or ("png" if suffix in LOSSLESSLY else "jpeg")
+    wanted = format_ or came
+    if FORMATS.get(suffix) == wanted:
+        return place
+    ending = ENDINGS[wanted]
+    return place.with_suffix(ending) if suffix in PICTURES else place.with_name(f"{place.name}{ending}")
 
 
 def _free(place: PurePath, taken: set[str]) -> PurePath:

@@ -27,6 +27,8 @@ class Input:
     """Its own name, for a file in a folder the path from there: where its drawing goes."""
     several: tuple[str | Path | bytes, ...] = ()
     """All that one question is about, each as `what`."""
+    names: tuple[str, ...] = ()
+    """What to call each of several."""
 
     @property
     def path(self) -> Path | None:
@@ -43,15 +45,16 @@ def expand(words: Sequence[str], most_bytes: int, *, every_file: bool = False) -
 
 def together(inputs: Sequence[Input]) -> Input:
     """Several inputs as one, for a task that is about several at once."""
-    name = ", ".join(one.name for one in inputs)
+    names = tuple(one.name for one in inputs)
+    name = ", ".join(names)
     parts: list[str | Path | bytes] = []
     for one in inputs:
         if isinstance(one.what, SensoriumError):
-            return Input(one.name, one.what, one.place)
+            return Input(one.name, one.what, one.place, names=names)
         if one.what is not None:
             parts.append(one.what)
     called = name if len(name) <= LONGEST_NAME else f"{len(inputs)} pictures"
-    return Input(called, None, PurePath("together"), tuple(parts))
+    return Input(called, None, PurePath("together"), tuple(parts), names)
 
 
 def is_there(word: str) -> bool:

@@ -28,7 +28,8 @@ Examples:
   sensorium models add flowers flowers.onnx --labels flowers.txt --input-size 224 --input-mean 127.5 --input-std 127.5
   sensorium models add flowers flowers.onnx --card flowers.toml
   sensorium models add flowers better.onnx --card flowers.toml --version 2
-  sensorium models add qwen3-vl-4b Qwen3-VL-4B-Instruct/"""
+  sensorium models add qwen3-vl-4b Qwen3-VL-4B-Instruct/
+  sensorium models add yunet face_detection_yunet_2023mar.onnx"""
 
 
 def _add(
@@ -175,10 +176,10 @@ def _add_command() -> click.Command:
     ]
     return click.Command(
         "add",
-        short_help="Add a classifier, or a vision-language model.",
+        short_help="Add a classifier, a detector of faces, or a vision-language model.",
         params=[*options, *_how_it_is_fed()],
         callback=_add,
-        help="Put an ONNX image classifier, or the folder of a vision-language model (safetensors, as from Hugging Face), "
+        help="Put an ONNX image classifier, YuNet, which finds faces, or the folder of a vision-language model (safetensors, as from Hugging Face), "
         "into the models folder, with a card that says how it is used. It is loaded and tried first. Of models that are "
         "known, such as resnet50 or qwen3-vl-4b, nothing else need be told.",
         epilog=EXAMPLE,

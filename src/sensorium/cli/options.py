@@ -26,9 +26,14 @@ PLAIN: dict[Any, ParamType] = {str: click.STRING, int: click.INT, float: click.F
 
 
 def options_of(
-    fields: Mapping[str, FieldInfo], *, taken: Collection[str] = (), before: str = "", all_optional: bool = False
+    fields: Mapping[str, FieldInfo],
+    *,
+    taken: Collection[str] = (),
+    of: str = "the",
+    before: str = "",
+    all_optional: bool = False,
 ) -> Iterator[click.Option]:
-    """An option for each field, called --before-name; one whose name is taken is called --the-name.
+    """An option for each field, called --before-name; one whose name is taken is called --the-name, or by whose it is.
 
     What is not given on the command line is None, so that the schema's own default holds, which the help shows.
     `given` finds the values again among all parameters of the command.
@@ -36,7 +41,7 @@ def options_of(
     for name, field in fields.items():
         flag = before + name.replace("_", "-")
         required = field.is_required() and not all_optional
-        yield _option(f"the-{flag}" if name in taken else flag, name, field, required)
+        yield _option(f"{of}-{flag}" if name in taken else flag, name, field, required)
 
 
 def given(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _run(
     model: str | None,
     as_json: bool,
     as_it_comes: bool | None = None,
-    target: Path | None = None,
+    target: str | None = None,
     timeout: float | None,
     use_cache: bool,
     privacy: str,
@@ -97,8 +97,6 @@ def _run(
         raise click.UsageError("--device does not go with --server: it computes there, on what its own settings say.")
     if issubclass(task.answer, Picture) and target is None and not as_json:
         raise click.UsageError("Say where the picture goes: `-o out.jpg`; of many inputs, a folder.")
-    if issubclass(task.answer, Picture) and target is not None and "format" in given(options):
-        raise click.UsageError("--format goes with --json alone: with -o, the file's name says the format.")
     settings = load_settings(**({"device": device} if device else {}))
     fields = {**given(options), **({"model": model} if model else {})}
     words, fields = told_apart(task, words, fields)
@@ -106,7 +104,7 @@ def _run(
 
     async def work() -> int:
         inputs = _inputs_of(task, words, settings)
-        asked = questions(task, inputs, fields, _targets(task, target, words, inputs))
+        asked = questions(task, inputs, fields, _targets(task, target, words, inputs, fields))
         tell = Json(Screen()) if as_json else ForPeople(Screen(), alone=len(inputs) == 1)
         async with _answerer(settings, server, key) as answerer:
             if isinstance(answerer, Sensorium) and model and not task.about:  # told once, rather than for each input
@@ -183,12 +181,17 @@ def _answerer(settings: Settings, server: str | None, key: str | None) -> Sensor
     return Remote(Server.of(url=server, key=key, timeout=settings.timeout_seconds))
 
 
-def _targets(task: Task, target: Path | None, words: tuple[str, ...], inputs: list[Input]) -> list[Path] | list[None]:
+def _targets(
+    task: Task, target: str | None, words: tuple[str, ...], inputs: list[Input], fields: dict[str, Any]
+) -> list[Path] | list[None]:
     if target is None:
         return [None] * len(inputs)
     from sensorium.cli.drawings import targets
 
-    return targets(target, words, inputs, option="--out" if issubclass(task.answer, Picture) else "--draw")
+    if not issubclass(task.answer, Picture):
+        return targets(target, words, inputs)
+    wanted = fields.get("format")
+    return targets(target, words, inputs, option="-o", format_=wanted if wanted != "same" else None)
 
 
 def inputs_of(task: Task) -> Iterator[click.Parameter]:
@@ -224,10 +227,10 @@ def _stdin_once(ctx: click.Context, param: click.Parameter, words: tuple[str, ..
 
 
 def own_options(task: Task, taken: Collection[str] = TAKEN) -> Iterator[click.Option]:
-    """Those of its request's fields; one whose name is taken is called --the-name."""
+    """Those of its request's fields; one whose name is taken is called --task-name."""
     main = (*task.request.source_fields()[:1], task.request.gathers)
     fields = {name: field for name, field in task.request.model_fields.items() if name not in (*main, "model")}
-    return options_of(fields, taken=taken)
+    return options_of(fields, taken=taken, of=task.name.replace("_", "-"))
 
 
 def _else(task: Task) -> str:
@@ -263,7 +266,7 @@ def _common_options(task: Task) -> Iterator[click.Option]:
     yield click.Option(
         ["--json", "as_json"],
         is_flag=True,
-        help="A line of JSON for each input, in order: {input, result} or {input, error}. [default: words for people]",
+        help=f"{_lines_of(task)} [default: words for people]",
     )
     if issubclass(task.answer, Answer):
         yield click.Option(
@@ -274,16 +277,18 @@ def _common_options(task: Task) -> Iterator[click.Option]:
     if issubclass(task.answer, Picture):
         yield click.Option(
             ["-o", "--out", "target"],
-            type=click.Path(path_type=Path),
+            type=click.Path(),
             metavar="OUT",
-            help="Where the picture goes: into a .jpg, .png or .webp, of many inputs into a folder. Needed unless with --json.",
+            help="Where the picture goes: into a .jpg, .jpeg, .png or .webp; or into a folder (`out/`), of many inputs always. "
+            "Needed unless with --json.",
         )
     elif issubclass(task.answer, ImageResult):
         yield click.Option(
             ["--draw", "target"],
-            type=click.Path(path_type=Path),
+            type=click.Path(),
             metavar="OUT",
-            help="Write the picture with the answer on it: to a .jpg, .png or .webp, of many inputs into a folder. "
+            help="Write the picture with the answer on it: to a .jpg, .jpeg, .png or .webp; or into a folder (`out/`), of many "
+            "inputs always. "
             "[default: no drawing]",
         )
     yield from serving_options(task)
@@ -309,6 +314,14 @@ def _common_options(task: Task) -> Iterator[click.Option]:
         metavar="KEY",
         help=f"The server's key; unlike {KEY_VARIABLE} in the environment, others may see it here. [default: no key]",
     )
+
+
+def _lines_of(task: Task) -> str:
+    """What --json writes."""
+    if task.request.gathers:
+        return "One line of JSON: {inputs, result} or {inputs, error}."
+    beside = " With -o the picture is in its file alone." if issubclass(task.answer, Picture) else ""
+    return "A line of JSON for each input, in order: {input, result} or {input, error}." + beside
 
 
 def _asked(task: Task) -> str:

@@ -97,8 +97,13 @@ def _faces(result: Faces) -> Iterator[Text]:
         sure = "face " if face.score is None else _percent(face.score)
         looks = ", ".join(filter(None, (_looks(face), *_described(face))))
         yield Text.assemble((sure, "dim"), "  ", _place(face.box), f"  {looks}" if looks else "")
+    if any(face.embedding is not None or face.crop is not None for face in result.faces):
+        yield Text("numbers and cut-outs themselves stand in --json", style="dim")
     if not result.faces:
         yield Text("no faces found", style="dim")
+    if result.untold:
+        what = ", ".join(result.untold)
+        yield Text(f"no {what}: {plain(result.meta.engine)} tells none; models of cloud services do", style="yellow")
 
 
 def _people(result: People) -> Iterator[Text]:
@@ -133,11 +138,19 @@ def _face_comparison(result: FaceComparison) -> Iterator[Text]:
     )
     yield Text.assemble(f"{result.score:6.1%}  ", (_bar(result.score), "cyan"))
     yield Text(f"distance {result.distance:.3f}, where up to {result.threshold:.3f} is taken for the same", style="dim")
-    yield Text(
-        f"as near as this: {result.false_match_rate:.1%} of measured pairs of different people; "
-        f"farther apart: {result.false_non_match_rate:.1%} of those of one",
-        style="dim",
-    )
+    yield Text("how often faces are as near, or as far, in measured pairs of pictures:", style="dim")
+    yield Text(f"  of two people: {_part(result.false_match_rate)} are as near as these two", style="dim")
+    yield Text(f"  of one person: {_part(result.false_non_match_rate)} are farther apart than these two", style="dim")
+    for number, face in enumerate(result.faces, start=1):
+        if face.faces_found > 1:
+            yield Text(f"picture {number} shows {face.faces_found} faces: the largest was compared", style="yellow")
+
+
+def _part(rate: float) -> str:
+    """Of pairs; few ones are neither none nor all of them."""
+    if rate in (0, 1):
+        return "all of them" if rate else "none of them"
+    return f"{min(max(rate, 0.001), 0.999):.1%}"
 
 
 def _looks(face: Face) -> str:

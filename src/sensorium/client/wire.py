@@ -16,6 +16,7 @@ from sensorium import errors
 from sensorium.engine import Options
 from sensorium.errors import (
     InvalidAnswer,
+    NoFace,
     Overloaded,
     SensoriumError,
     ServerUnreachable,
@@ -257,6 +258,8 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, origin: str) 
     error = _made(kind, str(told["message"])[:LONGEST_MESSAGE], wait if isinstance(wait, (int, float)) else headers)
     if isinstance(error, UnstructuredAnswer):
         error.text = str(told.get("text", ""))
+    if isinstance(error, NoFace) and isinstance(which := told.get("picture"), int):
+        error.picture = which
     # A code that is not known here is kept all the same: programs may rely on it.
     vars(error).update(code=code, retryable=bool(told.get("retryable", kind.retryable)))
     return error

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sensorium.errors import InvalidRequest, SensoriumError
+from sensorium.media.encode import FORMATS
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -32,12 +33,6 @@ COLOURS = ((230, 25, 75), (0, 130, 200), (60, 140, 60), (145, 30, 180), (200, 90
 LARGEST_HTML = 1_000_000
 """Characters of a picture in a notebook, which is stored with each of them."""
 
-_SUFFIXES: dict[str, Literal["JPEG", "PNG", "WEBP"]] = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".png": "PNG",
-    ".webp": "WEBP",
-}
 _FONTS = {
     "win32": ("C:/Windows/Fonts/msyh.ttc", "C:/Windows/Fonts/simhei.ttf", "C:/Windows/Fonts/simsun.ttc"),
     "darwin": (
@@ -96,13 +91,13 @@ def annotate(image: Image, marks: Sequence[Mark], title: str = "") -> Picture:
 
 def encode(picture: Picture, suffix: str) -> bytes:
     """A file of the kind that the suffix names: .jpg, .jpeg, .png or .webp. Else InvalidRequest."""
-    format_ = _SUFFIXES.get(suffix.lower())
+    format_ = FORMATS.get(suffix.lower())
     if format_ is None:
         raise InvalidRequest(
-            f"Cannot write a picture as {suffix or 'a file without suffix'!r}", fix=f"Use one of {', '.join(_SUFFIXES)}"
+            f"Cannot write a picture as {suffix or 'a file without suffix'!r}", fix=f"Use one of {', '.join(FORMATS)}"
         )
     out = io.BytesIO()
-    picture.save(out, format_, **({} if format_ == "PNG" else {"quality": 90}))
+    picture.save(out, format_, **({} if format_ == "png" else {"quality": 90}))
     return out.getvalue()
 
 

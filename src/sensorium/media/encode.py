@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sensorium.media.decode import Opened
 
 Format = Literal["jpeg", "png", "webp"]
+FORMATS: dict[str, Format] = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
+"""What a picture is written as, by how its file is called."""
 Size = Callable[[int, int], tuple[int, int]]
 """Of a picture's width and height, those that it should have at most: never more, the shape kept."""
 

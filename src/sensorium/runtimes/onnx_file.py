@@ -44,7 +44,11 @@ def check(path: Path) -> None:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             reaching_out = _reaches_out(content)
     except (OSError, ValueError, _Malformed) as error:
-        raise InvalidModel(f"Cannot read {path.name} as an ONNX model", why=str(error)) from error
+        raise InvalidModel(
+            f"Cannot read {path.name} as an ONNX model",
+            why=str(error),
+            fix="Get the whole file again, and put it in place of this one",
+        ) from error
     if reaching_out:
         raise InvalidModel(
             f"{path.name} is refused",

@@ -18,7 +18,7 @@ class BlurredFaces(Picture):
     faces: int = Field(ge=0, examples=[2])
     """How many faces were found and covered. 0: none was found, and the picture still shows whatever it showed."""
     boxes: tuple[Box, ...] = ()
-    """What is covered, margin included, in pixels of the picture as sent; a face that was overlooked is not."""
+    """What is covered, margin included, in pixels of the picture that is given (`width` x `height`); a face that was overlooked is not."""
     detector: str = Field(default="", examples=["yunet@1"])
     """The model that looked for faces."""
 

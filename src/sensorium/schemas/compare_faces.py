@@ -16,6 +16,8 @@ class ComparedFace(Face):
     """A face, and the picture that it is in."""
 
     image: ImageInfo
+    faces_found: int = Field(default=1, ge=1, examples=[1])
+    """How many faces were found in its picture: this is the largest of them."""
 
 
 class FaceComparison(Result):
@@ -56,7 +58,7 @@ class CompareFacesRequest(Request):
     @classmethod
     def _two(cls, images: Any) -> Any:
         if isinstance(images, (list, tuple)) and len(images) != 2:
-            raise ValueError("two pictures are compared")
+            raise ValueError(f"give two pictures; you gave {len(images)}")
         return images
 
     def patience(self) -> float:

@@ -38,7 +38,8 @@ class Verification(Frozen):
     people: int = Field(ge=2, examples=[10])
     """Of how many people."""
     rates: tuple[RatePoint, ...] = Field(min_length=2, examples=[((0.4, 0.0, 0.5), (0.8, 0.5, 0.0))])
-    """By growing distance. Between two points a straight line holds, and beyond them the outer point."""
+    """By growing distance. Between two points a straight line holds, before them one from distance 0, where nothing is
+    taken for the same, and beyond them the last point."""
 
     @model_validator(mode="after")
     def _rises(self) -> Verification:

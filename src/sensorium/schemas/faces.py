@@ -75,6 +75,8 @@ class Faces(ImageResult):
     faces: tuple[Face, ...] = ()
     embedded_by: str = ""
     """The model that the embeddings are of, where they were asked for; those of two models cannot be compared."""
+    untold: tuple[Literal["attributes"], ...] = ()
+    """What was asked for, and the model tells of none of the faces."""
 
     def marks(self) -> tuple[Mark, ...]:
         return tuple(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from sensorium.engine import Call
+from sensorium.errors import Unavailable
 from sensorium.media.conceal import Region, concealed
 from sensorium.media.encode import as_file, writable
 from sensorium.media.image import Image
 from sensorium.media.pool import in_thread
-from sensorium.schemas.base import ImageInfo, Meta
+from sensorium.schemas.base import ImageInfo
 from sensorium.schemas.blur_faces import BlurFacesRequest, BlurredFaces
 from sensorium.schemas.faces import Faces, FacesRequest
 from sensorium.schemas.geometry import Box
@@ -19,23 +20,33 @@ ASKS = "faces"
 async def run(request: BlurFacesRequest, call: Call) -> BlurredFaces:
     """The picture with every face covered that the model for `faces` finds.
 
-    Raises what finding faces raises: where nobody has looked, there is no picture.
+    Raises what finding faces raises, and Unavailable where a model failed and another stood in: a picture is given only where
+    the first choice has looked.
     """
     picture = await request.image.image()  # held, so that the model finds it decoded
     asked = FacesRequest(image=request.image, model=request.model, min_score=request.min_score)
     found: Faces = await call.run(asked)
+    _refuse_stand_in(found)
     return await in_thread(_covered, request, picture, found)
 
 
+def _refuse_stand_in(found: Faces) -> None:
+    failed = found.meta.skipped
+    if failed:
+        names = ", ".join(one.engine for one in failed)
+        raise Unavailable(
+            f"No picture is given, as {names} could not look for faces",
+            why="; ".join(one.message.removesuffix(".") for one in failed),
+            fix=f"Mend that, or name by `model` who shall look instead, such as {found.meta.engine.partition('@')[0]}",
+        )
+
+
 def _covered(request: BlurFacesRequest, picture: Image, found: Faces) -> BlurredFaces:
-    boxes = tuple(
-        placed
-        for face in found.faces
-        if (placed := _widened(face.box, request.margin).within(picture.width, picture.height)) is not None
-    )
     height, width = picture.pixels.shape[:2]
     across, down = width / picture.width, height / picture.height
-    pixels = concealed(picture.pixels, [_region(box.scaled(across, down)) for box in boxes], request.method)
+    widened = (_widened(face.box, request.margin).scaled(across, down) for face in found.faces)
+    boxes = tuple(placed for box in widened if (placed := box.within(width, height)) is not None)
+    pixels = concealed(picture.pixels, [_region(box) for box in boxes], request.method)
     format_ = writable(request.format, picture.format, width, height)
     return BlurredFaces(
         image=ImageInfo.of(picture),
@@ -46,7 +57,6 @@ def _covered(request: BlurFacesRequest, picture: Image, found: Faces) -> Blurred
         faces=len(found.faces),
         boxes=boxes,
         detector=found.meta.engine,
-        meta=Meta(skipped=found.meta.skipped),
     )
 
 

@@ -10,11 +10,14 @@ from sensorium.engine import Call
 from sensorium.errors import InvalidModel, NoFace, Unavailable
 from sensorium.media.source import Source
 from sensorium.schemas.compare_faces import ComparedFace, CompareFacesRequest, FaceComparison
-from sensorium.schemas.embed_faces import EmbedFacesRequest, FaceEmbeddings, Verification
+from sensorium.schemas.embed_faces import EmbedFacesRequest, FaceEmbeddings, RatePoint, Verification
 from sensorium.schemas.faces import Faces, FacesRequest
 
 Request = CompareFacesRequest
 ASKS = "faces"
+
+
+NOTHING_TAKEN = RatePoint(0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,11 @@ def score_of(meaning: Verification, distance: float) -> float:
 
 
 def rates_at(meaning: Verification, distance: float) -> tuple[float, float]:
-    """Of false matches and false non-matches, if faces up to this distance are taken for one person's."""
-    points = meaning.rates
+    """Of false matches and false non-matches, if faces up to this distance are taken for one person's.
+
+    Up to a distance of 0 no pair is: what was measured begins farther out, and lies on a line from there.
+    """
+    points = (NOTHING_TAKEN, *meaning.rates)
     after = next((place for place, point in enumerate(points) if point.distance >= distance), len(points) - 1)
     near, far = points[max(after - 1, 0)], points[after]
     way = (distance - near.distance) / (far.distance - near.distance) if far is not near else 1.0
@@ -91,11 +97,14 @@ async def _look(source: Source, number: int, model: str | None, call: Call) -> _
         raise NoFace(
             f"No face was found in picture {number}",
             why=f"{source.name} shows none to {found.meta.engine}",
+            fix="Send one with a larger and sharper face, upright and turned to the camera; or name another model by `model`",
             picture=number,
         )
     face = max(found.faces, key=lambda face: face.box.area)
     embedded: FaceEmbeddings = await call.run(EmbedFacesRequest(image=source, boxes=(face.box,)))
-    compared = ComparedFace(image=found.image, box=face.box, score=face.score, landmarks=face.landmarks)
+    compared = ComparedFace(
+        image=found.image, faces_found=len(found.faces), box=face.box, score=face.score, landmarks=face.landmarks
+    )
     return _Seen(compared, embedded)
 
 

@@ -26,7 +26,10 @@ def tidy(request: FacesRequest, result: Faces) -> Faces:
     seen = [placed for face in sure if (placed := _within(face, result)) is not None]
     seen.sort(key=lambda face: (-(face.score or 0.0), -face.box.area))
     shown = seen[: request.limit]
-    return result.altered(faces=tuple(shown if request.attributes else map(_bare, shown)))
+    if not request.attributes:
+        return result.altered(faces=tuple(map(_bare, shown)))
+    told = not shown or any(face.attributes is not None for face in shown)
+    return result.altered(faces=tuple(shown), untold=() if told else ("attributes",))
 
 
 async def around(request: FacesRequest, call: Call, ask: Callable[[FacesRequest], Awaitable[Faces]]) -> Faces:

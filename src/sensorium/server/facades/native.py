@@ -27,6 +27,7 @@ last `end`. Without `end` it was cut off, and `server/resume.py` tells the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -40,7 +41,7 @@ from sensorium.schemas.base import Request, Result, checked
 from sensorium.schemas.events import Delta, Event, Item
 from sensorium.schemas.picture import Picture
 from sensorium.server.facades.base import BEAT, Facade, Message, Outcome, Plan, Reply, Upload
-from sensorium.server.facades.native_page import AS, FORMS, MANNERS, Manner, manner_of, page_of
+from sensorium.server.facades.native_page import AS, FORMS, IMAGE_TYPES, MANNERS, Manner, manner_of, page_of
 from sensorium.server.facades.status import described, headers_of, status_of, status_of_all
 
 Decoder = Callable[[Any], Any]
@@ -207,7 +208,33 @@ def _form_of_answer(shape: Shape, message: Message, fields: dict[str, Any]) -> s
     wanted = fields.pop(AS, None) or ("image" if "image/" in accepted and "json" not in accepted else "json")
     if wanted not in FORMS:
         raise InvalidRequest(f"`{AS}` is {str(wanted)[:60]!r}", fix=f"It is {' or '.join(FORMS)}")
+    if wanted == "image" and "format" in shape.request.model_fields and (preferred := _preferred(accepted)):
+        fields.setdefault("format", preferred)
     return str(wanted)
+
+
+def _preferred(accepted: str) -> str | None:
+    """The format of pictures that `Accept` likes best, of those that can be written; None where any will do as well."""
+    weighed = sorted(
+        ((_weight(part), part.partition(";")[0].strip()) for part in accepted.split(",")), key=lambda one: -one[0]
+    )
+    for weight, kind in weighed:
+        alike = [other for other_weight, other in weighed if other_weight == weight]
+        if weight == 0 or "image/*" in alike or "*/*" in alike:
+            return None
+        if kind in IMAGE_TYPES:
+            return kind.removeprefix("image/")
+    return None
+
+
+def _weight(part: str) -> float:
+    """The `q` of one part of `Accept`, 0 to 1."""
+    for parameter in part.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            with suppress(ValueError):
+                return max(0.0, min(1.0, float(value)))
+    return 1.0
 
 
 def _wants_events(message: Message) -> bool:
