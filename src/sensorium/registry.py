@@ -222,7 +222,7 @@ class Registry:
             raise trouble
         if "/" in name:
             raise _unknown_provider(catalogue, name, task)
-        names = {card.name: _asked_by(card) for card in catalogue.cards if card.does(task) and card.tasks != ("*",)}
+        names = {card.name: _asked_by(card) for card in catalogue.cards if card.does(task) and not _is_for_trials(card)}
         if catalogue.of(name) is not None:
             raise UnknownModel(
                 f"Model {name!r} does not answer {task}", fix=f"Those that do: {', '.join(names.values())}"
@@ -467,6 +467,11 @@ def _missing(kind: ModuleType) -> Iterator[str]:
 def _names(card: Card) -> set[str]:
     plain = {card.name, *card.aliases}
     return {name.lower() for name in plain | {f"{name}@{card.version}" for name in plain}}
+
+
+def _is_for_trials(card: Card) -> bool:
+    """Whether it is the known model that answers everything, and looks at nothing."""
+    return card.folder is None and "*" in card.tasks
 
 
 def _asked_by(card: Card) -> str:
