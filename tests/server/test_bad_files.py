@@ -21,8 +21,8 @@ TASKS = [task.name for task in Registry().tasks]
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the models that tasks have by default."""
-    with running(tmp_path_factory.mktemp("real"), models={}) as started:
+    """A server with the models that tasks have by default, but for that of an extra."""
+    with running(tmp_path_factory.mktemp("real"), models={"embed_faces": ["fake"]}) as started:
         yield started
 
 
@@ -45,10 +45,13 @@ BESIDE = {
 }
 """What tasks want to be told beside the picture."""
 
+PAIRS = ("compare", "compare_faces")
+SINGLE = [task for task in TASKS if task not in PAIRS]
+
 ROUTES = {
-    **{f"{task}, form": in_a_form(f"/v1/{task}{BESIDE.get(task, '')}", "image") for task in TASKS if task != "compare"},
-    **{f"{task}, body": as_the_body(f"/v1/{task}{BESIDE.get(task, '')}") for task in TASKS if task != "compare"},
-    "compare, form": in_a_form("/v1/compare", "images", times=2),
+    **{f"{task}, form": in_a_form(f"/v1/{task}{BESIDE.get(task, '')}", "image") for task in SINGLE},
+    **{f"{task}, body": as_the_body(f"/v1/{task}{BESIDE.get(task, '')}") for task in SINGLE},
+    **{f"{task}, form": in_a_form(f"/v1/{task}", "images", times=2) for task in PAIRS},
     "analyze/upload": in_a_form("/v1/analyze/upload", "file"),
     "predict": in_a_form("/predict", "file"),
 }

@@ -102,7 +102,7 @@ export const ZH = {
   "Left eye": "左眼", "Right eye": "右眼", "Nose tip": "鼻尖", "Mouth left": "左嘴角", "Mouth right": "右嘴角",
   "Media type": "媒体类型", Boxes: "位置框", Detector: "检测模型", Width: "宽", Height: "高", Data: "数据", Embedding: "特征向量", Crop: "裁剪图", Liveness: "活体分数", "Live score": "活体分数", Count: "数量",
   "False match rate": "误匹配率", "False non match rate": "漏匹配率", "Match rate": "匹配率", First: "第一张", Second: "第二张", Similarity: "相似度", Verdict: "结论",
-  Ending: "结束原因", "Answered by": "作答模型", Age: "年龄", Gender: "性别", Smile: "微笑", Glasses: "眼镜", Mask: "口罩", Emotions: "表情", Pose: "姿态", Same: "同一人", Distance: "距离", "Compared by": "比对模型", "Embedded by": "特征模型", Left: "左", Top: "上", Right: "右", Bottom: "下",
+  Ending: "结束原因", "Answered by": "作答模型", Age: "年龄", Gender: "性别", Smile: "微笑", Glasses: "眼镜", Mask: "口罩", Emotions: "表情", Pose: "姿态", Same: "同一人", Distance: "距离", Untold: "未说明的内容", "Faces found": "图中的人脸数", "Compared by": "比对模型", "Embedded by": "特征模型", Left: "左", Top: "上", Right: "右", Bottom: "下",
   "Of measured pairs of different people, the part that is as near as this or nearer. 0 is \"none seen\", not \"never\".": "测试用的不同人的图片对中，距离这样近或更近的比例。0 表示“没有遇到”，不是“绝不会”。",
   "Of measured pairs of one person, the part that is farther apart than this.": "测试用的同一人的图片对中，距离比这更远的比例。",
   "Gender score": "性别分数", Headwear: "帽子", "Eyes open": "睁眼", Underexposed: "过暗", Yaw: "左右转", Pitch: "俯仰", Roll: "侧倾",
