@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,6 +206,15 @@ def test_weights_of_a_known_model_that_need_no_card_are_that_model_where_they_li
     assert registry.look(before)[tmp_path / "yunet.onnx"] is before[tmp_path / "yunet.onnx"]
     (tmp_path / "yunet.onnx").unlink()
     assert registry.look(before) == {}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_weights_that_are_a_link_to_elsewhere_are_not_passed_over_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.onnx").write_bytes(b"anything")
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "yunet.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    assert any("leads out" in str(problem) for problem in Registry(folder).problems)
 
 
 def test_of_a_tasks_own_models_the_last_is_meant_where_none_is_at_hand(tmp_path: Path) -> None:

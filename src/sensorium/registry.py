@@ -25,7 +25,15 @@ from pydantic import ValidationError
 from sensorium import discovery
 from sensorium.dependencies import install_command, is_installed
 from sensorium.engine import Card, Host, Preparing
-from sensorium.errors import InvalidModel, InvalidRequest, MissingDependency, SensoriumError, UnknownModel, UnknownTask
+from sensorium.errors import (
+    InvalidModel,
+    InvalidRequest,
+    MissingDependency,
+    ModelNotInstalled,
+    SensoriumError,
+    UnknownModel,
+    UnknownTask,
+)
 from sensorium.runtimes import weights
 from sensorium.runtimes.provider import model_of
 from sensorium.schemas.base import Request, Result, wrong_fields
@@ -375,8 +383,15 @@ def _found(path: Path, models_dir: Path, before: Found | None, settled: Callable
 def _found_alone(path: Path, card: Card, before: Found | None) -> Found:
     if before is not None and untouched(before):
         return before
-    others = [name for name in weights.files(card) if name != path.name]
-    return Found(path, card.name, _stands(path, others), card.altered(folder=path.parent))
+    stands = _stands(path, [name for name in weights.files(card) if name != path.name])
+    card = card.altered(folder=path.parent)
+    try:
+        weights.require(card)
+    except InvalidModel as error:  # such as a link that leads elsewhere, which would be passed over without a word
+        return Found(path, card.name, stands, problem=error)
+    except ModelNotInstalled:  # another of its files is yet to come
+        pass
+    return Found(path, card.name, stands, card)
 
 
 def untouched(found: Found) -> bool:
