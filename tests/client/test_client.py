@@ -87,7 +87,7 @@ def test_a_list_gives_results_and_errors_in_order(client: Client) -> None:
 @pytest.mark.parametrize(
     ("kind", "fields", "words"),
     [
-        (UnknownModel, {"model": "fak"}, "Did you mean fake"),
+        (UnknownModel, {"model": "bref"}, "Did you mean brief"),
         (Overloaded, {"model": "busy"}, "busy"),
         (EngineFailed, {"model": "broken"}, "broken"),
         (DeadlineExceeded, {"model": "slow", "timeout": 0.2}, "Allow more time"),
