@@ -109,6 +109,7 @@ async def test_a_running_service_takes_yunets_file_and_does_without_it_again(yun
         assert (await faces_in(service, jpeg())).meta.engine == "yunet@1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["haar_frontalface", "yunet"])
 async def test_boxes_are_in_pixels_of_a_large_picture_as_it_was_sent(yunet: Path, model: str) -> None:
     """A photograph of 4000 pixels is decoded and searched smaller; her face is 250 pixels high in it, and 1/16 as wide."""
@@ -175,6 +176,7 @@ def test_no_shape_of_a_picture_makes_yunet_search_more_than_its_card_says(
     assert max(searched) <= 1.05 * engine._input.pixels
 
 
+@pytest.mark.slow
 async def test_many_at_once_get_the_answers_that_each_gets_alone(yunet: Path) -> None:
     pictures = [astronaut(700, 600, at=(10 * place, 5 * place), size=400) for place in range(8)]
     async with opened(yunet, threads=4) as service:
@@ -200,6 +202,7 @@ async def test_a_broken_file_of_yunet_is_told_and_haar_answers_in_its_place(tmp_
     assert [(one.engine, one.code) for one in found.meta.skipped] == [("yunet@1", "invalid_model")]
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_yunet_is_refused_when_it_is_loaded(yunet: Path) -> None:
     whole = (yunet / "models" / "yunet.onnx").read_bytes()
     other = whole.replace(b"kps_16", b"kps_17")
@@ -238,6 +241,7 @@ def test_a_card_with_a_wrong_input_is_refused(tmp_path: Path, kind: str) -> None
         engine.load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "right"), [("yunet", 8), ("haar_frontalface", 7)])
 async def test_faces_are_counted_in_real_photographs(yunet: Path, shared_data: Path, model: str, right: int) -> None:
     """Of eight photographs with no face to six; YuNet's are where the noses are."""

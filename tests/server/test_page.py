@@ -292,6 +292,7 @@ def test_an_answer_that_no_picture_was_sent_for_is_shown_among_the_words(page: A
     expect(page.locator("#outcome a[download]")).to_have_attribute("download", "picture.png")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(which("curl") is None, reason="curl is not installed")
 def test_covered_faces_are_saved_by_what_is_shown(
     page: Any, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -444,6 +445,7 @@ def answers(page: Any, task: str, **said: Any) -> None:
     page.route(f"**/v1/{task}", lambda route: route.fulfill(**said))
 
 
+@pytest.mark.slow
 def test_a_server_that_talks_nonsense_spoils_nothing(page: Any, server: Server) -> None:
     show(page, server.url)
     choose(page, "detect")
@@ -462,6 +464,7 @@ def test_a_server_that_talks_nonsense_spoils_nothing(page: Any, server: Server) 
     assert not [one for one in page.wrong if "status of 500" not in one and "<path>" not in one]
 
 
+@pytest.mark.slow
 def test_a_stream_of_nonsense_is_given_up_at_once(page: Any, server: Server) -> None:
     show(page, server.url)
     for events in (
@@ -504,6 +507,7 @@ def test_errors_that_are_markup_stay_words(page: Any, server: Server) -> None:
     assert page.evaluate("window.broken") is None
 
 
+@pytest.mark.slow
 def test_ten_thousand_boxes_are_shown_in_part_and_told_in_full(page: Any, server: Server) -> None:
     boxes = [{"name": f"thing {n}", "score": 0.5, "box": {**BOX, "left": n % 39}} for n in range(10_000)]
     page.route("**/v1/detect", lambda route: route.fulfill(json={**SIZED, "objects": boxes}))
@@ -523,6 +527,7 @@ def test_ten_thousand_boxes_are_shown_in_part_and_told_in_full(page: Any, server
     assert copied["objects"] == boxes
 
 
+@pytest.mark.slow
 def test_two_hundred_pictures_are_offered_as_a_job_and_let_go(page: Any, server: Server) -> None:
     page.add_init_script("""window.held = new Set();
         const [make, drop] = [URL.createObjectURL, URL.revokeObjectURL];
@@ -649,6 +654,7 @@ def test_a_task_about_two_pictures_takes_two(page: Any, server: Server) -> None:
     assert page.locator("#status").inner_text() == "This takes 2 pictures. Remove the others."
 
 
+@pytest.mark.slow
 def test_a_description_of_tasks_is_hostile_too(page: Any, server: Server) -> None:
     hostile = "<img src=x onerror=window.broken=1>"
     file = {"type": "string", "format": "binary"}
@@ -888,6 +894,7 @@ def test_pictures_come_by_paste_and_by_url_and_none_is_fetched_by_the_browser(pa
     assert all(address.startswith((server.url, "data:", "blob:")) for address in page.asked)
 
 
+@pytest.mark.slow
 def test_a_picture_is_taken_with_the_camera(page: Any, server: Server, screens: Path) -> None:
     show(page, server.url)
     choose(page, "detect")
@@ -900,6 +907,7 @@ def test_a_picture_is_taken_with_the_camera(page: Any, server: Server, screens: 
     page.screenshot(path=screens / "camera.png")
 
 
+@pytest.mark.slow
 def test_jobs_are_listed_and_ended(page: Any, server: Server, screens: Path) -> None:
     show(page, server.url)
     choose(page, "detect")
@@ -960,6 +968,7 @@ def test_a_job_s_answers_come_into_the_grid_as_they_are_ready(page: Any, tmp_pat
         page.screenshot(path=screens / "job.png")
 
 
+@pytest.mark.slow
 def test_health_usage_models_and_numbers_are_shown(page: Any, server: Server, screens: Path) -> None:
     requests.post(f"{server.url}/v1/detect", files={"image": png()}, timeout=10)
     page.clock.install()
@@ -981,6 +990,7 @@ def test_health_usage_models_and_numbers_are_shown(page: Any, server: Server, sc
     page.screenshot(path=screens / "server.png", full_page=True)
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for_and_kept_for_the_tab_alone(page: Any, tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:  # the browser's loop runs in this thread
         key = pool.submit(kept_key, tmp_path / "data", "shop").result()
@@ -1031,6 +1041,7 @@ def test_it_is_light_and_nothing_jumps_and_nothing_leaves_the_server(
     assert jumps <= 0.001
 
 
+@pytest.mark.slow
 def test_each_view_fits_a_phone_and_every_control_has_a_name(browser: Any, server: Server, screens: Path) -> None:
     nameless = """all => all.filter((one) => !one.labels?.length && !one.getAttribute('aria-label') && !one.textContent.trim()
         && !one.getAttribute('aria-labelledby')).map((one) => one.outerHTML)"""
@@ -1057,6 +1068,7 @@ def test_every_task_of_the_server_is_offered(page: Any, server: Server) -> None:
     assert offered == sorted(requests.get(server.url, timeout=10).json()["tasks"])
 
 
+@pytest.mark.slow
 def test_it_speaks_chinese_all_through(browser: Any, server: Server, screens: Path) -> None:
     untold = """async () => {
       const { ZH } = await import(new URL('ui/words.js', location));
