@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from sensorium.errors import DeadlineExceeded, Forbidden, InvalidRequest
-from sensorium.schemas.base import Frozen, Request, Result
+from sensorium.errors import DeadlineExceeded, Forbidden, InvalidModel, InvalidRequest
+from sensorium.schemas.base import Frozen, Request, Result, wrong_fields
 from sensorium.schemas.events import Delta as Delta
 from sensorium.schemas.events import Event as Event
 from sensorium.schemas.events import Item as Item
@@ -27,6 +27,7 @@ from sensorium.telemetry import new_trace
 
 Req = TypeVar("Req", bound=Request, contravariant=True)
 Res = TypeVar("Res", bound=Result, covariant=True)
+F = TypeVar("F", bound=Frozen)
 
 
 class Engine(Protocol[Req, Res]):
@@ -232,6 +233,20 @@ class Card(Frozen):
     def id(self) -> str:
         """model@version: what registry, cache and metrics call it."""
         return f"{self.name}@{self.version}"
+
+    def input_as(self, kind: type[F]) -> F:
+        """What the card says under `input`. Raises InvalidModel, saying what is wrong with it."""
+        return self._as(kind, self.input, "a wrong input")
+
+    def quirks_as(self, kind: type[F]) -> F:
+        """The card's quirks. Raises InvalidModel, saying what is wrong with them."""
+        return self._as(kind, self.quirks, "wrong quirks")
+
+    def _as(self, kind: type[F], said: Mapping[str, Any], wrong: str) -> F:
+        try:
+            return kind.model_validate(dict(said))
+        except ValidationError as error:
+            raise InvalidModel(f"The card of model {self.id} has {wrong}", why=wrong_fields(error, kind)) from error
 
     def does(self, task: str) -> bool:
         return "*" in self.tasks or task in self.tasks

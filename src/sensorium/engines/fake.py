@@ -17,10 +17,10 @@ import asyncio
 import json
 import os
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sensorium.engine import Call, Card, Delta, Host
-from sensorium.errors import EngineFailed, InvalidModel, SensoriumError, every_error
+from sensorium.errors import EngineFailed, SensoriumError, every_error
 from sensorium.schemas.ask import Answer, AskRequest
 from sensorium.schemas.base import Frozen, ImageInfo, Meta, Request, Result
 from sensorium.schemas.examples import example_for, example_of
@@ -58,10 +58,7 @@ class Engine:
         self._calls = 0
 
     def load(self) -> None:
-        try:
-            self._quirks = Quirks.model_validate(dict(self._card.quirks))
-        except ValidationError as error:
-            raise InvalidModel(f"The card of model {self._card.id} has wrong quirks", why=str(error)) from error
+        self._quirks = self._card.quirks_as(Quirks)
 
     def close(self) -> None:
         self._calls = 0

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sensorium.engine import Call, Card, Engine
-from sensorium.errors import InvalidModel
 from sensorium.media.denoise import NOISY, denoised, noise_of
 from sensorium.media.encode import QUALITY, Format, Terms, as_jpeg, fitted, shrunk, within
 from sensorium.media.limits import Limits, current
 from sensorium.media.pool import in_thread
 from sensorium.media.source import Source
-from sensorium.schemas.base import Frozen, ImageInfo, ImageRequest, ImageResult, Request, Result, wrong_fields
+from sensorium.schemas.base import Frozen, ImageInfo, ImageRequest, ImageResult, Request, Result
 
 if TYPE_CHECKING:
     from sensorium.media.image import Image
@@ -60,12 +59,7 @@ class Prepare:
         return result.moved_to(image) if isinstance(result, ImageResult) else result
 
     def _input(self) -> Input:
-        try:
-            return Input.model_validate(dict(self._card.input))
-        except ValidationError as error:
-            raise InvalidModel(
-                f"The card of model {self._card.id} has a wrong input", why=wrong_fields(error, Input)
-            ) from error
+        return self._card.input_as(Input)
 
 
 async def _looked_at(source: Source) -> ImageInfo:

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic_core import to_json
 
 from sensorium.engine import Call, Card, Delta, ignore
-from sensorium.errors import InvalidModel, MissingKey, SensoriumError, StreamBroken
+from sensorium.errors import MissingKey, SensoriumError, StreamBroken
 from sensorium.media.identify import picture_kind
 from sensorium.media.pool import in_thread
 from sensorium.runtimes import refusals
 from sensorium.runtimes.http import DONE, Client, Patience, Question, is_loopback
 from sensorium.schemas.ask import Answer, AskRequest, Detail, Ending, Message, Picture, Words
-from sensorium.schemas.base import Frozen, Usage, wrong_fields
+from sensorium.schemas.base import Frozen, Usage
 
 LONGEST_TEXT = 4_000_000
 """Characters of an answer; the longest that any model gives has a tenth of that."""
@@ -89,21 +89,13 @@ class Connection(Frozen):
         return value or None
 
 
-def quirks_of(card: Card, kind: type[Q]) -> Q:
-    """The card's quirks. Raises InvalidModel, saying what is wrong with them."""
-    try:
-        return kind.model_validate(dict(card.quirks))
-    except ValidationError as error:
-        raise InvalidModel(f"The card of model {card.id} has wrong quirks", why=wrong_fields(error, kind)) from error
-
-
 def settled(card: Card, kind: type[Connection]) -> Card:
     """The card as it holds in this environment: with the address that a variable names, and with what that means.
 
     Pixels leave the house, `remote`, wherever the address is not this machine's own; a card that says otherwise is right.
     Raises InvalidModel.
     """
-    quirks = quirks_of(card, kind)
+    quirks = card.quirks_as(kind)
     named = os.environ.get(quirks.base_url_from, "").strip() if quirks.base_url_from else ""
     address = (named if "://" in named else f"http://{named}" if named else quirks.base_url).rstrip("/")
     remote = card.remote if "remote" in card.model_fields_set else not is_loopback(urlsplit(address).hostname or "")
@@ -113,7 +105,7 @@ def settled(card: Card, kind: type[Connection]) -> Card:
 
 def lacking(card: Card, kind: type[Connection]) -> str:
     """What is missing before the model can be asked, in words; empty when nothing is."""
-    quirks = quirks_of(card, kind)
+    quirks = card.quirks_as(kind)
     wanted = quirks.key if quirks.key and not quirks.key_optional and not os.environ.get(quirks.key) else None
     return f"missing {wanted}: set this environment variable to the provider's key" if wanted else ""
 

@@ -13,8 +13,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from sensorium.dependencies import need
 from sensorium.engine import Call, Card, Host, Weights
 from sensorium.errors import EngineFailed, InvalidModel, InvalidRequest
@@ -24,7 +22,7 @@ from sensorium.runtimes import weights
 from sensorium.runtimes.dlib_resnet import SIDE
 from sensorium.runtimes.lending import Lending
 from sensorium.runtimes.onnx import Session
-from sensorium.schemas.base import Frozen, ImageInfo, wrong_fields
+from sensorium.schemas.base import Frozen, ImageInfo
 from sensorium.schemas.embed_faces import EmbeddedFace, EmbedFacesRequest, FaceEmbeddings, Verification
 from sensorium.schemas.faces import Face, Faces, FacesRequest
 from sensorium.schemas.geometry import Box, Point
@@ -140,7 +138,7 @@ class Engine:
     def load(self) -> None:
         """Raises MissingDependency without dlib, ModelNotInstalled, and InvalidModel for files that are not those of the card."""
         dlib = need("dlib", for_what="describe faces")
-        self._quirks = _quirks(self._card)
+        self._quirks = self._card.quirks_as(Quirks)
         self._landmarks = _opened(dlib.shape_predictor, _file(_landmarks(self._card)), self._card)
         host, model = self._host, weights.onnx_model(self._card, self._host.cache_dir)
         self._network = Session(model, name=self._card.id, threads=host.threads, queue=host.queue, device=host.device)
@@ -212,13 +210,6 @@ def _embedding(network: Session, chip: Pixels) -> tuple[float, ...]:
     face = chip.transpose(2, 0, 1).astype(np.float32)
     (numbers,) = network.run_here({network.inputs[0].name: np.stack([face, face[:, :, ::-1]])}).values()
     return tuple(numbers.mean(axis=0).tolist())
-
-
-def _quirks(card: Card) -> Quirks:
-    try:
-        return Quirks.model_validate(dict(card.quirks))
-    except ValidationError as error:
-        raise InvalidModel(f"The card of model {card.id} has wrong quirks", why=wrong_fields(error, Quirks)) from error
 
 
 def _landmarks(card: Card) -> Card:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sensorium.dependencies import need
 from sensorium.engine import Call, Card, Host, Weights
@@ -21,7 +21,7 @@ from sensorium.media.encode import bounded, shrunk, within
 from sensorium.media.image import Image
 from sensorium.runtimes import weights
 from sensorium.runtimes.lending import Lending
-from sensorium.schemas.base import Frozen, ImageInfo, wrong_fields
+from sensorium.schemas.base import Frozen, ImageInfo
 from sensorium.schemas.faces import Face, Faces, FacesRequest
 from sensorium.schemas.geometry import Box
 
@@ -94,11 +94,7 @@ class Engine:
     def load(self) -> None:
         """Raises InvalidModel for a card or a file that is not YuNet's, and ModelNotInstalled."""
         cv2 = need("cv2", for_what="find faces")
-        try:
-            self._input = Input.model_validate(dict(self._card.input))
-        except ValidationError as error:
-            why = wrong_fields(error, Input)
-            raise InvalidModel(f"The card of model {self._card.id} has a wrong input", why=why) from error
+        self._input = self._card.input_as(Input)
         path = weights.onnx_model(self._card, self._host.cache_dir)
         if isinstance(path, bytes):
             raise _not_yunet(self._card, "its card names a builder")

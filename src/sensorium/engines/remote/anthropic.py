@@ -84,7 +84,7 @@ class Engine(provider.Engine[Quirks]):
     """One model at one provider."""
 
     def __init__(self, card: Card, host: Host) -> None:  # noqa: ARG002 - every kind is made alike
-        super().__init__(card, provider.quirks_of(card, Quirks))
+        super().__init__(card, card.quirks_as(Quirks))
 
     async def run(self, request: AskRequest, call: Call) -> Answer:
         quirks, secret = self._quirks, self._quirks.secret(self._card)

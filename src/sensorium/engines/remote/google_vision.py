@@ -17,18 +17,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from sensorium.engine import Call, Card, Host
-from sensorium.errors import InvalidModel, MissingKey, ProviderFailed, SensoriumError
+from sensorium.errors import MissingKey, ProviderFailed, SensoriumError
 from sensorium.media.pool import in_thread
 from sensorium.runtimes import refusals
 from sensorium.runtimes.http import Client, Patience, Question
 from sensorium.runtimes.outgoing import outgoing
 from sensorium.runtimes.provider import MARK
 from sensorium.runtimes.service_account import ServiceAccount
-from sensorium.schemas.base import Frozen, ImageInfo, Request, Result, wrong_fields
+from sensorium.schemas.base import Frozen, ImageInfo, Request, Result
 from sensorium.schemas.classify import Classification, ClassifyRequest, Label
 from sensorium.schemas.detect import DetectedObject, Detections
 from sensorium.schemas.faces import Face, FaceAttributes, Faces, FacesRequest, Pose
@@ -187,7 +187,7 @@ class Engine:
         self._account: ServiceAccount | None = None
 
     def load(self) -> None:
-        self._quirks = _quirks(self._card)
+        self._quirks = self._card.quirks_as(Quirks)
         self._client = Client("Google Vision", Patience(first=self._quirks.timeout_seconds))
 
     def close(self) -> None:
@@ -224,17 +224,10 @@ class Engine:
 
 def lacking(card: Card) -> str:
     """What is missing before the model can be asked, in words; empty when nothing is."""
-    quirks = _quirks(card)
+    quirks = card.quirks_as(Quirks)
     if os.environ.get(quirks.key) or os.environ.get(quirks.service_account):
         return ""
     return f"missing {quirks.key}, or {quirks.service_account}: set one of these environment variables"
-
-
-def _quirks(card: Card) -> Quirks:
-    try:
-        return Quirks.model_validate(dict(card.quirks))
-    except ValidationError as error:
-        raise InvalidModel(f"The card of model {card.id} has wrong quirks", why=wrong_fields(error, Quirks)) from error
 
 
 def _wanted(request: Request) -> int:

@@ -22,17 +22,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
 from sensorium.engine import Call, Card, Host
-from sensorium.errors import InputTooLarge, InvalidModel, MissingKey, ProviderFailed, SensoriumError
+from sensorium.errors import InputTooLarge, MissingKey, ProviderFailed, SensoriumError
 from sensorium.media.pool import in_thread
 from sensorium.runtimes import refusals, tc3
 from sensorium.runtimes.http import Client, Patience, Question
 from sensorium.runtimes.outgoing import Outgoing, outgoing
 from sensorium.runtimes.provider import MARK
-from sensorium.schemas.base import Frozen, ImageInfo, Request, Result, wrong_fields
+from sensorium.schemas.base import Frozen, ImageInfo, Request, Result
 from sensorium.schemas.classify import Classification, Label
 from sensorium.schemas.detect import DetectedObject, Detections
 from sensorium.schemas.faces import Face, FaceAttributes, Faces, FacesRequest, Pose
@@ -252,7 +252,7 @@ class Engine:
         self._client: Client | None = None
 
     def load(self) -> None:
-        self._quirks = _quirks(self._card)
+        self._quirks = self._card.quirks_as(Quirks)
         self._client = Client(CALLED, Patience(first=self._quirks.timeout_seconds))
 
     def close(self) -> None:
@@ -293,16 +293,9 @@ class Engine:
 
 def lacking(card: Card) -> str:
     """What is missing before the model can be asked, in words; empty when nothing is."""
-    quirks = _quirks(card)
+    quirks = card.quirks_as(Quirks)
     names = " and ".join(name for name in (quirks.id, quirks.key) if not os.environ.get(name))
     return f"missing {names}: set what Tencent Cloud's console gives in the environment" if names else ""
-
-
-def _quirks(card: Card) -> Quirks:
-    try:
-        return Quirks.model_validate(dict(card.quirks))
-    except ValidationError as error:
-        raise InvalidModel(f"The card of model {card.id} has wrong quirks", why=wrong_fields(error, Quirks)) from error
 
 
 def _read(answer: Any, action: Action, image: ImageInfo, secret: str) -> Result:
